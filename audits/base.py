@@ -1,0 +1,69 @@
+"""What every audit check gets and gives.
+
+A check is three small things: pure scoring functions of arrays, a decision, and `run(context) -> CheckResult`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from datasetops.records import Finding
+from datasetops.schema import LabelSchema
+
+T = TypeVar("T")
+Progress = Callable[[Iterable[T], int, str], Iterator[T]]  # (items, total, what is being done) → the same items
+
+
+def no_progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    return iter(items)
+
+
+class ImageAccess(Protocol):
+    """Media of the audited samples, by row number of `AuditContext.samples`."""
+
+    def read(self, row: int) -> bytes:
+        """Media bytes. Raises DatasetOpsError where they cannot be had."""
+
+    def open(self, row: int) -> Image.Image:
+        """Decoded RGB image, EXIF orientation applied. Raises DatasetOpsError where it cannot be decoded."""
+
+
+@dataclass
+class AuditContext:
+    """The rows under audit and what can be computed from them, shared by all checks of one run."""
+
+    samples: pd.DataFrame  # columns of records.SAMPLES, index 0…N-1, sorted by sample_id
+    annotations: pd.DataFrame  # columns of records.ANNOTATIONS, index 0…M-1
+    schema: LabelSchema
+    images: ImageAccess
+    embeddings: Callable[[], npt.NDArray[np.float32]]  # () → (N, D); a row of NaN where there is no readable image
+    probabilities: pd.DataFrame | None = None  # index sample_id, one column a class: out-of-sample, supplied by the user
+    seed: int = 0
+    jobs: int = 1
+    progress: Progress[Any] = no_progress
+
+
+@dataclass
+class CheckResult:
+    """`scores` has the columns sample_id, annotation_id (null where the score is of the image) and score in [0, 1], 1 = clean."""
+
+    findings: list[Finding]
+    scores: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["sample_id", "annotation_id", "score"]))
+    summary: dict[str, Any] = field(default_factory=dict)  # JSON-able; shown in the report and the audit record
+
+
+class Check(Protocol):
+    """A plugin of the entry-point group `datasetops.checks`."""
+
+    name: str
+    title: str  # a few words for people
+    needs: str  # "labels", "images", "embeddings", … in words, for `dsops audit --list`
+
+    def run(self, context: AuditContext) -> CheckResult: ...

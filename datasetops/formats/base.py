@@ -1,0 +1,76 @@
+"""What a format plugin gives and gets: a source parsed into columns, and a version written back to files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from datasetops.records import ANNOTATIONS, SAMPLES, Finding
+from datasetops.schema import LabelSchema
+from datasetops.store.source import SourceTree
+
+# `key` names an image inside one source and joins the two tables; ids and digests are given later, by ingest.
+# `media` is the image's path inside the image tree, null where the source lists an image without one.
+# `sample_id` and `annotation_id` are null unless the source brings ids that are stable over its revisions.
+PARSED_SAMPLES = pa.schema(
+    [("key", pa.string()), ("media", pa.string())]
+    + [(f.name, f.type) for f in SAMPLES if f.name not in ("uri", "sha256", "media_type")]
+)
+PARSED_ANNOTATIONS = pa.schema(
+    [("key", pa.string())]
+    + [(f.name, f.type) for f in ANNOTATIONS if f.name not in ("sample_id", "event_id", "created_at")]
+)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """`images` is where media paths are looked up: the source itself unless the user names another place."""
+
+    images: SourceTree
+    schema: LabelSchema
+    split: str | None = None  # given to every sample whose source names no split
+
+
+@dataclass
+class Parsed:
+    """`samples` has the columns of PARSED_SAMPLES, `annotations` those of PARSED_ANNOTATIONS.
+
+    Rows at fault are left out of the tables and stand in `findings` (check "ingest"), with file and line, id or field.
+    """
+
+    samples: pa.Table
+    annotations: pa.Table
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ExportData:
+    """One version, to be written by a format. Tables have the columns of records.SAMPLES and records.ANNOTATIONS."""
+
+    samples: pa.Table
+    annotations: pa.Table
+    schema: LabelSchema
+    read_media: Callable[[str], bytes]  # uri → bytes; raises DatasetOpsError
+    copy_media: bool = True
+
+
+@dataclass
+class ExportReport:
+    """`lost` has one sentence for each kind of value that the format could not hold, with how many there were."""
+
+    files: int = 0
+    lost: list[str] = field(default_factory=list)
+
+
+class Format(Protocol):
+    """A plugin of the entry-point group `datasetops.formats`."""
+
+    name: str
+
+    def read(self, source: SourceTree, options: ReadOptions) -> Parsed: ...
+
+    def write(self, data: ExportData, out: Path) -> ExportReport: ...

@@ -1,0 +1,322 @@
+"""Segments: immutable Parquet files of row changes, sorted by key, and random access to them.
+
+`segments/<table>/<identity>.parquet` holds the table's columns, `_op` (1 insert, 2 update, 3 delete, relative to the
+segments below it) and `_salt`. `<identity>.json` beside it describes the file: rows, bytes, SHA-256 of the bytes, and
+the digests of erased rows by position.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datasetops.errors import DamagedError, NotFoundError
+from datasetops.manifest.encoding import SALT_BYTES, encode_rows, row_digests, segment_identity
+from datasetops.records import KEYS, TABLES, canonical_json
+from datasetops.store import Store
+
+Positions = npt.NDArray[np.int64]
+
+MAPPED_FROM: Final = 20_000  # rows from which a segment is read through a memory-mapped copy
+_BATCH: Final = 1 << 18  # rows of one record batch of that copy
+_ROW_GROUP: Final = 1 << 16
+_EXTRA: Final = [pa.field("_op", pa.int8()), pa.field("_salt", pa.binary(SALT_BYTES))]
+
+
+def segment_schema(table_name: str) -> pa.Schema:
+    return pa.schema(list(TABLES[table_name]) + _EXTRA)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """How a commit names a segment."""
+
+    id: str
+    rows: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"id": self.id, "rows": self.rows}
+
+
+def segment_key(table_name: str, identity: str, suffix: str = "parquet") -> str:
+    return f"segments/{table_name}/{identity}.{suffix}"
+
+
+def write_segment(store: Store, table_name: str, rows: pa.Table, digests: list[bytes]) -> SegmentInfo:
+    """Store rows (columns of `segment_schema`, sorted by key) under their identity. Writing the same twice is one object."""
+    identity = segment_identity(table_name, TABLES[table_name].names, digests)
+    key = segment_key(table_name, identity)
+    if not store.exists(segment_key(table_name, identity, "json")):
+        small = rows.num_rows < MAPPED_FROM
+        sink: Any = io.BytesIO() if small else Path(tempfile.gettempdir()) / f"dsops-{uuid.uuid4().hex}.parquet"
+        pq.write_table(
+            rows,
+            sink,
+            row_group_size=_ROW_GROUP,
+            compression="zstd",
+            write_page_checksum=True,
+            use_dictionary=[name for name in rows.column_names if name in _REPETITIVE],
+            write_statistics=[KEYS[table_name]],
+            store_schema=False,
+        )
+        if small:
+            data = sink.getvalue()
+            checksum, size = sha256(data).hexdigest(), len(data)
+            store.put(key, data)
+        else:
+            with sink.open("rb") as stream:
+                checksum, size = _file_digest(stream), sink.stat().st_size
+            try:
+                store.put_file(key, sink)
+            finally:
+                sink.unlink(missing_ok=True)
+        descriptor = {"bytes": size, "erased": {}, "rows": rows.num_rows, "sha256": checksum, "table": table_name}
+        store.put(segment_key(table_name, identity, "json"), canonical_json(descriptor))
+    return SegmentInfo(identity, rows.num_rows)
+
+
+_REPETITIVE: Final = frozenset(
+    [
+        "uri",
+        "media_type",
+        "split",
+        "group",
+        "origin",
+        "license",
+        "consent",
+        "metadata",
+        "sample_id",
+        "kind",
+        "label",
+        "attributes",
+        "source",
+        "actor",
+        "model",
+        "event_id",
+        "created_at",
+        "expires_at",
+        "captured_at",
+        "width",
+        "height",
+        "_op",
+    ]
+) - {"uri"}
+
+
+def _file_digest(stream: Any) -> str:
+    digest = sha256()
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+class Segment:
+    """One stored segment: key look-up in O(log n), rows by position, whole columns."""
+
+    def __init__(self, store: Store, table_name: str, info: SegmentInfo, cache: Path) -> None:
+        self.table_name = table_name
+        self.info = info
+        self._store = store
+        self._cache = cache
+        self._key_column = KEYS[table_name]
+
+    def __len__(self) -> int:
+        return self.info.rows
+
+    def table(self, columns: list[str] | None = None) -> pa.Table:
+        """Rows in key order, `_op` and `_salt` included unless `columns` says otherwise."""
+        return self._rows if columns is None else self._rows.select(columns)
+
+    def lookup(self, keys: pa.Array) -> Positions:
+        """Row number of each key, -1 where the segment does not hold it. Vectorised binary search."""
+        result = np.full(len(keys), -1, dtype=np.int64)
+        starts, batches = self._batches
+        if not len(keys) or not batches:
+            return result
+        home = self._home(keys)
+        for number in np.unique(home[home >= 0]):
+            chosen = np.flatnonzero(home == number)
+            column = batches[number][self._key_column]
+            wanted = keys.take(pa.array(chosen))
+            at = _search_right(column, wanted) - 1
+            found = pc.equal(column.take(pa.array(np.maximum(at, 0))), wanted).to_numpy(zero_copy_only=False) & (
+                at >= 0
+            )
+            result[chosen[found]] = starts[number] + at[found]
+        return result
+
+    def insertion_points(self, keys: pa.Array) -> Positions:
+        """For each key the number of rows with a key not greater than it."""
+        starts, batches = self._batches
+        result = np.zeros(len(keys), dtype=np.int64)
+        home = self._home(keys)
+        for number in np.unique(home[home >= 0]):
+            chosen = np.flatnonzero(home == number)
+            column = batches[number][self._key_column]
+            result[chosen] = starts[number] + _search_right(column, keys.take(pa.array(chosen)))
+        return result
+
+    def _home(self, keys: pa.Array) -> Positions:
+        """The batch in which each key belongs, -1 before the first key."""
+        _, batches = self._batches
+        first_keys = pa.array([batch[self._key_column][0].as_py() for batch in batches], pa.string())
+        return _search_right(first_keys, keys) - 1
+
+    def take(self, positions: Positions, columns: list[str]) -> pa.Table:
+        """Rows by number, in the order asked for."""
+        starts, batches = self._batches
+        order = np.argsort(positions, kind="stable")
+        ordered = positions[order]
+        pieces = []
+        for number, start in enumerate(starts[:-1]):
+            low, high = np.searchsorted(ordered, [start, starts[number + 1]])
+            if low < high:
+                pieces.append(batches[number].select(columns).take(pa.array(ordered[low:high] - start)))
+        schema = pa.schema([segment_schema(self.table_name).field(name) for name in columns])
+        gathered = pa.Table.from_batches(pieces, schema=schema) if pieces else schema.empty_table()
+        return gathered.take(pa.array(np.argsort(order, kind="stable")))
+
+    @cached_property
+    def _rows(self) -> pa.Table:
+        return self._mapped() if len(self) >= MAPPED_FROM else read_parquet(self._store, self.table_name, self.info.id)
+
+    @cached_property
+    def _batches(self) -> tuple[Positions, list[pa.RecordBatch]]:
+        batches = [batch for batch in self._rows.to_batches() if batch.num_rows]
+        return np.cumsum([0] + [batch.num_rows for batch in batches]).astype(np.int64), batches
+
+    @property
+    def _mapped_file(self) -> Path:
+        return self._cache / "segments" / f"{self.info.id}.arrow"
+
+    def _mapped(self) -> pa.Table:
+        file = self._mapped_file
+        if not file.is_file():
+            self._copy_to(file)
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        except (pa.ArrowInvalid, OSError):
+            table = None
+        if table is None or table.num_rows != len(self):  # a damaged cache is made again
+            file.unlink(missing_ok=True)
+            self._copy_to(file)
+            table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        return table
+
+    def _copy_to(self, file: Path) -> None:
+        source = open_parquet(self._store, self.table_name, self.info.id)
+        try:
+            _write_mapped(file, self.table_name, source.iter_batches(batch_size=_BATCH))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise damaged(self.table_name, self.info.id, str(error)) from error
+
+    def keep_mapped(self, rows: pa.Table) -> None:
+        """Make the memory-mapped copy from the rows that were just written, while they are at hand."""
+        if len(self) >= MAPPED_FROM:
+            _write_mapped(self._mapped_file, self.table_name, rows.to_batches(max_chunksize=_BATCH))
+
+
+def _write_mapped(file: Path, table_name: str, batches: Iterable[pa.RecordBatch]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{uuid.uuid4().hex}.part")
+    schema = segment_schema(table_name)
+    try:
+        with pa.ipc.new_file(str(temporary), schema) as writer:
+            for batch in batches:
+                writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _search_right(column: pa.Array, keys: pa.Array) -> Positions:
+    """For each key, how many items of the sorted column are not greater than it."""
+    low = np.zeros(len(keys), dtype=np.int64)
+    if not len(column):
+        return low
+    high = np.full(len(keys), len(column), dtype=np.int64)
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        probe = column.take(pa.array(np.minimum(middle, len(column) - 1)))
+        not_greater = pc.less_equal(probe, keys).to_numpy(zero_copy_only=False)
+        low = np.where(open_ & not_greater, middle + 1, low)
+        high = np.where(open_ & ~not_greater, middle, high)
+    return low
+
+
+def open_parquet(store: Store, table_name: str, identity: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(store.path(segment_key(table_name, identity)), page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise damaged(table_name, identity, str(error)) from error
+    except NotFoundError:
+        raise damaged(table_name, identity, "the file is missing") from None
+
+
+def read_parquet(store: Store, table_name: str, identity: str) -> pa.Table:
+    """All rows of a segment. Raises DamagedError."""
+    try:
+        return open_parquet(store, table_name, identity).read().cast(segment_schema(table_name))
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise damaged(table_name, identity, str(error)) from error
+
+
+def damaged(table_name: str, identity: str, what: str) -> DamagedError:
+    return DamagedError(
+        f"{segment_key(table_name, identity)} is damaged: {what.splitlines()[0] if what else 'unreadable'}.",
+        remedy="Run `dsops verify` for what it held, and put the file back from a backup or another copy of the store.",
+    )
+
+
+def check_segment(store: Store, table_name: str, info: SegmentInfo) -> str | None:
+    """None if the stored segment is what its name says, otherwise what is wrong. Reads and hashes every row."""
+    try:
+        raw = store.get(segment_key(table_name, info.id, "json"))
+        descriptor = json.loads(raw)
+        if canonical_json(descriptor) != raw:
+            return "its description is damaged"
+        erased = {int(at): bytes.fromhex(digest) for at, digest in descriptor.pop("erased").items()}
+        stated = {name: descriptor[name] for name in ("bytes", "rows", "sha256", "table")}
+    except NotFoundError:
+        return "its description is missing"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "its description is damaged"
+    try:
+        with store.path(segment_key(table_name, info.id)).open("rb") as stream:
+            checksum = _file_digest(stream)
+            size = stream.tell()
+        actual = {"bytes": size, "rows": info.rows, "sha256": checksum, "table": table_name}
+        if checksum != stated["sha256"]:
+            return "its bytes changed"
+        if actual != stated:
+            return "its description is damaged"
+        rows = open_parquet(store, table_name, info.id).read()
+    except NotFoundError:
+        return "the file is missing"
+    except (DamagedError, pa.ArrowInvalid, OSError) as error:
+        return str(error).splitlines()[0]
+    digests = digests_of(rows)
+    for at in sorted(erased):
+        digests.insert(at, erased[at])
+    columns = [name for name in rows.column_names if not name.startswith("_")]
+    return None if segment_identity(table_name, columns, digests) == info.id else "its rows do not hash to its name"
+
+
+def digests_of(rows: pa.Table) -> list[bytes]:
+    """Digest of each row of a segment table, from its stored salt."""
+    encoded = encode_rows(rows.select([name for name in rows.column_names if not name.startswith("_")]))
+    return row_digests(encoded, rows["_salt"].to_pylist(), rows["_op"].to_pylist())

@@ -1,0 +1,110 @@
+"""Proof that a repository is whole: every object is hashed, every reference followed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from datasetops.errors import DamagedError, NotFoundError
+from datasetops.ledger import check_chain
+from datasetops.manifest.commit import Commit, get_object
+from datasetops.manifest.repository import Repository, ref_of
+from datasetops.manifest.segment import SegmentInfo, check_segment, segment_key
+from datasetops.records import canonical_json, sha256_hex
+
+Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One object that is missing or is not what it should be, what is wrong, and which versions need it for what."""
+
+    object: str
+    problem: str
+    held: str
+
+
+def verify(
+    repository: Repository,
+    versions: Iterable[str] | None = None,
+    progress: Progress = lambda items, total, label: iter(items),
+) -> list[Damage]:
+    """Damage to some versions, or to the whole repository where none are named. Empty means: whole.
+
+    Commits, schemas, guides and segments are hashed; with all versions, the ledger's chain and the refs as well.
+    """
+    store = repository.store
+    damage: list[Damage] = []
+    if versions is None:
+        damage += [Damage(key, problem, "the order of events") for key, problem in check_chain(store)]
+        if damage:
+            return damage
+        damage += _check_keys(repository)
+    wanted = None if versions is None else set(versions)
+    commits: dict[str, str] = {}
+    for entry in repository.ledger.backwards():
+        if entry.version is None or entry.commit is None:
+            continue
+        if wanted is not None and entry.version not in wanted:
+            continue
+        commits[entry.version] = entry.commit
+        key, data = ref_of(entry)
+        try:
+            if store.get(key) != data:
+                damage.append(Damage(key, "it does not agree with the ledger", f"the place of {entry.version}"))
+        except NotFoundError:
+            pass  # a crash left it out; it is made again from the ledger when needed
+
+    objects: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    segments: dict[tuple[str, SegmentInfo], list[str]] = defaultdict(list)
+    for name in sorted(commits, key=lambda name: int(name[1:])):
+        try:
+            data = get_object(store, "commits", commits[name])
+            commit = Commit.from_bytes(data)
+        except (DamagedError, ValueError) as error:
+            damage.append(Damage(f"commits/{commits[name]}.json", _first_line(error), f"what {name} is made of"))
+            continue
+        objects["schemas", commit.schema, "json"].append(name)
+        if commit.guide:
+            objects["guides", commit.guide, "md"].append(name)
+        for table, infos in commit.tables.items():
+            for info in infos:
+                segments[table, info].append(name)
+    for (folder, digest, suffix), users in objects.items():
+        try:
+            get_object(store, folder, digest, suffix)
+        except DamagedError as error:
+            held = f"the {'label schema' if folder == 'schemas' else 'labeling guide'} of {_span(users)}"
+            damage.append(Damage(f"{folder}/{digest}.{suffix}", _first_line(error), held))
+    for (table, info), users in progress(segments.items(), len(segments), "Hashing segments"):
+        problem = check_segment(store, table, info)
+        if problem:
+            held = f"{info.rows:,} rows of {table} in {_span(users)}"
+            damage.append(Damage(segment_key(table, info.id), problem, held))
+    return damage
+
+
+def _check_keys(repository: Repository) -> Iterator[Damage]:
+    store = repository.store
+    outputs = repository.ledger.read(0).event.outputs
+    try:
+        secret = store.get("keys/salt")
+        config = store.get("repository.json")
+    except NotFoundError as error:
+        yield Damage(error.message, "missing", "the repository's settings")
+        return
+    expected = canonical_json({"format": 1, "salt_key_sha256": sha256_hex(secret)})
+    if sha256_hex(config) != outputs["config"]:
+        yield Damage("repository.json", "it does not hash to what the ledger says", "the repository's settings")
+    elif config != expected:
+        yield Damage("keys/salt", "it does not hash to what repository.json says", "the key that new salts come from")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _span(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]} ({len(names)} versions)"

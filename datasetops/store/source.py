@@ -1,0 +1,218 @@
+"""A tree of files to read from: a local folder or an S3 prefix, the same for every format."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from datasetops.errors import FormatError, NotFoundError, StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """`path` is relative, with forward slashes. `version` changes whenever the content does (mtime and size, or ETag)."""
+
+    path: str
+    size: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Something found in the tree that cannot be used, and why: a name that is not UTF-8, a symlink loop."""
+
+    path: str
+    reason: str
+
+
+class SourceTree(Protocol):
+    """Files below one root. Paths that climb out of the root are refused with FormatError."""
+
+    @property
+    def url(self) -> str:
+        """Absolute local path or s3://bucket/prefix, as findings name it; no slash at its end."""
+
+    @property
+    def single_file(self) -> str | None:
+        """Set where the user named one file: its path inside the tree."""
+
+    def walk(self) -> Iterator[FileEntry | Unusable]:
+        """All files below the root, sorted by path."""
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        """The file's bytes, at most the first `limit`.
+
+        Raises NotFoundError where there is no such file, StoreError where it cannot be read, FormatError for a path
+        that leaves the tree.
+        """
+
+    def stat(self, path: str) -> FileEntry | None: ...
+
+    def uri(self, path: str) -> str:
+        """What to write into `samples.uri` for a file used by reference."""
+
+
+def open_source(url: str | Path) -> SourceTree:
+    """The tree at a local path or an s3:// URL. Naming one file opens its folder, with `single_file` set.
+
+    S3 follows the AWS_* environment variables, AWS_ENDPOINT_URL included. Raises NotFoundError where there is nothing,
+    StoreError where S3 refuses or cannot be reached, FormatError for other kinds of URL.
+    """
+    text = str(url)
+    if text.startswith("s3://"):
+        from datasetops.store.source_s3 import open_s3
+
+        return open_s3(text)
+    if "://" in text:
+        raise FormatError(
+            f"{text}: this kind of address cannot be read.",
+            remedy="Name a local folder or file, or s3://bucket/prefix; download anything else first.",
+        )
+    path = Path(text).expanduser()
+    if not path.exists():
+        raise NotFoundError(f"{text}: there is no such file or folder.", remedy="Check the path's spelling.")
+    root = Path(os.path.realpath(path))
+    if root.is_dir():
+        return LocalTree(root)
+    # A link to a file stands for the file: its folder is where the link points, and so are the files beside it.
+    return LocalTree(root.parent, single_file=root.name)
+
+
+def check_path(path: str) -> str:
+    """`path` unchanged if it stays inside a tree; raises FormatError if it is absolute, climbs, or is not UTF-8."""
+    parts = path.split("/")
+    if not path or path.startswith(("/", "~/")) or (len(path) > 1 and path[1] == ":"):
+        raise FormatError(f"{path!r} is not a relative path.", remedy="List files by their path inside the folder.")
+    if ".." in parts or "\0" in path:
+        raise FormatError(f"{path!r} leads out of the folder.", remedy="List files by their path inside the folder.")
+    if not is_utf8(path):
+        raise FormatError(f"{printable(path)}: the name is not UTF-8.", remedy="Rename the file.")
+    return path
+
+
+def is_utf8(name: str) -> bool:
+    """False for names that Python had to carry as surrogate escapes: their bytes are not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(name: str) -> str:
+    """The name with bytes that are not UTF-8 shown as \\udcXX."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+@dataclass(frozen=True)
+class LocalTree:
+    """Files below a folder. `root` is absolute and has no symbolic links in it.
+
+    Links to files and folders inside the root are followed, each folder once; links that leave the root, loop, or lead
+    nowhere are `Unusable`, and so are devices, pipes and names that are not UTF-8.
+    """
+
+    root: Path
+    single_file: str | None = None
+    url: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "url", str(self.root))
+
+    def walk(self) -> Iterator[FileEntry | Unusable]:
+        yield from self._walk(str(self.root), "", frozenset({str(self.root)}), set())
+
+    def _walk(
+        self, folder: str, prefix: str, chain: frozenset[str], linked: set[str]
+    ) -> Iterator[FileEntry | Unusable]:
+        """`chain`: real paths of the folders that are being walked; `linked`: those that a link has led to."""
+        try:
+            with os.scandir(folder) as entries:
+                listed = [(e.name + "/" if _is_folder(e) else e.name, e) for e in entries]
+        except OSError as error:
+            yield Unusable(prefix.rstrip("/") or ".", f"the folder cannot be listed: {error.strerror}")
+            return
+        # A slash after a folder's name makes the order of this walk the order of the whole paths.
+        for name, entry in sorted(listed, key=lambda item: item[0]):
+            path = prefix + entry.name
+            if not is_utf8(entry.name):
+                yield Unusable(printable(path), "the name is not UTF-8")
+            elif entry.is_symlink():
+                yield from self._walk_link(entry, path, chain, linked)
+            elif name.endswith("/"):
+                yield from self._walk(entry.path, path + "/", chain | {os.path.realpath(entry.path)}, linked)
+            else:
+                yield self._entry(entry.path, path)
+
+    def _walk_link(
+        self, entry: os.DirEntry[str], path: str, chain: frozenset[str], linked: set[str]
+    ) -> Iterator[FileEntry | Unusable]:
+        try:
+            target = os.path.realpath(entry.path, strict=True)
+        except OSError as error:
+            # realpath gives up on links that only lead to each other with ELOOP, on broken ones with ENOENT.
+            reason = "the link leads nowhere" if isinstance(error, FileNotFoundError) else "symlink loop"
+            yield Unusable(path, reason)
+            return
+        if not self._holds(target):
+            yield Unusable(path, "the link leads out of the folder")
+        elif not Path(target).is_dir():
+            yield self._entry(target, path)
+        elif target in chain:
+            yield Unusable(path, "symlink loop")
+        elif target in linked:
+            yield Unusable(path, "another link to the same folder has been followed already")
+        else:
+            linked.add(target)
+            yield from self._walk(target, path + "/", chain | {target}, linked)
+
+    def _entry(self, absolute: str, path: str) -> FileEntry | Unusable:
+        try:
+            status = os.stat(absolute)  # noqa: PTH116 - a Path for each of a million files costs as much as the call
+        except OSError as error:
+            return Unusable(path, f"cannot be read: {error.strerror}")
+        if not stat.S_ISREG(status.st_mode):
+            return Unusable(path, "not a regular file")
+        return FileEntry(path, status.st_size, f"{status.st_mtime_ns}-{status.st_size}")
+
+    def _holds(self, real: str) -> bool:
+        root = str(self.root)
+        return real == root or real.startswith(root.rstrip("/") + "/")
+
+    def _resolve(self, path: str) -> str:
+        real = os.path.realpath(f"{self.root}/{check_path(path)}")
+        if not self._holds(real):
+            raise FormatError(
+                f"{path!r} is a link that leads out of {self.url}.", remedy="Copy the file into the folder."
+            )
+        return real
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        real = self._resolve(path)
+        try:
+            if not stat.S_ISREG(os.stat(real).st_mode):  # noqa: PTH116 - opening a pipe would wait for ever
+                raise NotFoundError(f"{self.uri(path)} is not a file.")
+            with open(real, "rb") as file:  # noqa: PTH123
+                return file.read() if limit is None else file.read(limit)
+        except FileNotFoundError:
+            raise NotFoundError(f"{self.uri(path)}: there is no such file.") from None
+        except OSError as error:
+            raise StoreError(f"{self.uri(path)} cannot be read: {error.strerror}.") from error
+
+    def stat(self, path: str) -> FileEntry | None:
+        entry = self._entry(self._resolve(path), path)
+        return entry if isinstance(entry, FileEntry) else None
+
+    def uri(self, path: str) -> str:
+        return f"{self.url}/{path}"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False

@@ -1,0 +1,1 @@
+"""Labeling guides that come with dsops, one for each packaged label schema."""

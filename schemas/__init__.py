@@ -1,0 +1,1 @@
+"""Label schemas that come with dsops; copy one to start your own."""
