@@ -38,7 +38,6 @@ TOLERANCE = 1e-6  # of comparisons between probabilities; part of cleanlab's def
 _ABSENT = 2.0  # threshold of a class that nobody was given: no probability reaches it
 _BLOCK = 2**18  # elements read at a time: 1 MiB of float32, within the level 2 cache
 _CHUNK = 2**22  # elements ranked at a time, at least one column
-_REACH = -0.1  # margins above this are ranked at first, the rest only where the cut turns out to lie lower
 
 
 def self_confidence(labels: npt.ArrayLike, probs: Floats, *, jobs: int = 1) -> Floats:
@@ -113,6 +112,7 @@ class _Scan:
     """What one pass over the probabilities leaves for each row."""
 
     own: Floats  # (N,) probability of the given label
+    lead: Floats  # (N,) by how much the most probable class is more probable than the given one
     differs: Bools  # (N,) another class is more probable, by more than TOLERANCE
     guess: npt.NDArray[np.int32]  # (N,) the class that the row is confidently of; -1 for none
     slack: float  # two probabilities of one row sum to at most 1 + slack
@@ -123,6 +123,7 @@ def _scan(given: Ints, probs: Floats, jobs: int) -> _Scan:
     own = _self_confidence(given, probs, jobs)
     cutoff = _thresholds(own, _by_class(given, k)) - TOLERANCE
     lowest = cutoff.min()
+    lead = np.empty_like(own)
     differs = np.empty(n, dtype=bool)
     guess = np.empty(n, dtype=np.int32)
 
@@ -134,19 +135,20 @@ def _scan(given: Ints, probs: Floats, jobs: int) -> _Scan:
         label = given[rows]
         near = (raised > top) | ((raised == top) & (label < predicted)) | (label == predicted)
         differs[rows] = ~near
+        lead[rows] = top - own[rows]
         sure = top >= cutoff[predicted]
         found = np.where(sure, predicted, -1)
         # A class other than the most probable one is at most min(top, total - top): most rows end here.
         unsure = np.flatnonzero(~sure & (np.minimum(top, totals - top + slack) >= lowest))
         if unsure.size:
             reached = block[unsure] >= cutoff
-            number = np.count_nonzero(reached, axis=1)
+            number = reached.sum(axis=1, dtype=np.int32)
             found[unsure] = np.where(number > 1, predicted[unsure], np.where(number == 1, reached.argmax(axis=1), -1))
         guess[rows] = found
         return float(totals.max()) - 1 + slack
 
     slack = max(_each_block(scan_block, probs, jobs), default=0.0)
-    return _Scan(own, differs, guess, max(slack, 0.0))
+    return _Scan(own, lead, differs, guess, max(slack, 0.0))
 
 
 def _self_confidence(given: Ints, probs: Floats, jobs: int) -> Floats:
@@ -217,45 +219,46 @@ def _prune_by_noise_rate(
         step = max(1, _CHUNK // max(rows.size, 1))
         if rows.size > max(minimum, 1):
             for some in (others[start : start + step] for start in range(0, others.size, step)):
-                issues[rows] |= _largest_margins(probs, rows, scan.own[rows], some, counts[k, some], scan.slack)
+                issues[rows] |= _largest_margins(probs, rows, scan, some, counts[k, some])
 
     _map(prune, range(len(classes)), jobs)
     return issues
 
 
-def _largest_margins(probs: Floats, rows: Ints, own: Floats, others: Ints, numbers: Ints, slack: float) -> Bools:
-    """Of rows given one class, those among the `numbers[i]` with the largest p(others[i]) - p(given), for any i."""
+def _largest_margins(probs: Floats, rows: Ints, scan: _Scan, others: Ints, numbers: Ints) -> Bools:
+    """Of `rows`, all given one class, those among the `numbers[i]` with the largest p(others[i]) - p(given), for any i."""
     issues = np.zeros(rows.size, dtype=bool)
-    reach = _REACH
+    own, lead = scan.own[rows], scan.lead[rows]
+    # No margin of a row is above its lead or, where the given class leads, above 1 + slack - 2 p(given) or 0.
+    bound = np.where(lead > 0, lead, np.minimum(1 + scan.slack - 2 * own, 0))
+    reach = TOLERANCE  # most cuts lie above zero, so that rows whose given class leads need not be read
     while others.size:
-        # p(other) + p(given) <= 1 + slack, so rows that are left out here have margins below `reach`.
-        near = np.flatnonzero(own <= (1 + slack - reach) / 2)
+        near = np.flatnonzero(bound >= reach)
         if near.size == 0:
             reach = -np.inf
             continue
-        margins = _columns(probs, rows[near], others) - own[near]
+        margins = _columns(probs, rows[near], others)
+        margins -= own[near]
         ranked = np.sort(margins, axis=1)
-        last = near.size - numbers
-        each = np.arange(others.size)
+        each, last = np.arange(others.size), near.size - numbers
         cut = np.where(last >= 0, ranked[each, np.maximum(last, 0)], -np.inf)
         known = (cut >= reach) | (near.size == rows.size)
         tied = known & (last > 0) & (ranked[each, np.maximum(last, 1) - 1] == cut)
         issues[near] |= (margins[known & ~tied] >= cut[known & ~tied, None]).any(axis=0)
         for i in np.flatnonzero(tied):
-            margin = _columns(probs, rows, others[i : i + 1])[0] - own
+            margin = probs[rows, others[i]] - own
             issues[np.argsort(-margin)[: numbers[i]]] = True
         others, numbers, reach = others[~known], numbers[~known], cut.min()
+    _release(probs)
     return issues
 
 
 def _columns(probs: Floats, rows: Ints, columns: Ints) -> Floats:
-    """`probs[rows][:, columns]`, transposed, without copying whole rows of all of it at once."""
+    """`probs[rows][:, columns].T`, copied a few rows at a time."""
     out = np.empty((columns.size, rows.size), dtype=probs.dtype)
-    step = max(1, _BLOCK // probs.shape[1])
+    step = max(1, min(512, _BLOCK // probs.shape[1]))
     for start in range(0, rows.size, step):
-        some = rows[start : start + step]
-        out[:, start : start + step] = probs[some][:, columns].T if columns.size > 1 else probs[some, columns]
-    _release(probs)
+        out[:, start : start + step] = probs[rows[start : start + step]].T[columns]
     return out
 
 

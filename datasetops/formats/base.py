@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,24 +15,42 @@ from datasetops.store.source import SourceTree
 
 # `key` names an image inside one source and joins the two tables; ids and digests are given later, by ingest.
 # `media` is the image's path inside the image tree, null where the source lists an image without one.
-# `sample_id` and `annotation_id` are null unless the source brings ids that are stable over its revisions.
+# `sample_id` and `annotation_id` are null unless the source brings ids that hold beyond itself: they are used as given.
+# `external_id` is an annotation's number in its source, unique within its image only: see `scoped_id`.
+# `source` is null where the source does not say who made the annotation: ingest writes "import".
 PARSED_SAMPLES = pa.schema(
     [("key", pa.string()), ("media", pa.string())]
     + [(f.name, f.type) for f in SAMPLES if f.name not in ("uri", "sha256", "media_type")]
 )
 PARSED_ANNOTATIONS = pa.schema(
-    [("key", pa.string())]
+    [("key", pa.string()), ("external_id", pa.string())]
     + [(f.name, f.type) for f in ANNOTATIONS if f.name not in ("sample_id", "event_id", "created_at")]
 )
 
 
+def scoped_id(sample_id: str, external_id: str) -> str:
+    """The annotation id for a source's own number: two sources that both count from 1 do not overwrite each other."""
+    return f"{sample_id}#{external_id}"
+
+
+def external_id(sample_id: str, annotation_id: str) -> str | None:
+    """The source's own number in an id made by `scoped_id` for this sample, else None."""
+    start = f"{sample_id}#"
+    return annotation_id[len(start) :] if annotation_id.startswith(start) else None
+
+
 @dataclass(frozen=True)
 class ReadOptions:
-    """`images` is where media paths are looked up: the source itself unless the user names another place."""
+    """`images` is where media paths are looked up: the source itself unless the user names another place.
+
+    `columns` maps a column of the samples table (or path, label, id, annotator) to the source's own name for it, for
+    formats that are tables.
+    """
 
     images: SourceTree
     schema: LabelSchema
     split: str | None = None  # given to every sample whose source names no split
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -40,11 +58,13 @@ class Parsed:
     """`samples` has the columns of PARSED_SAMPLES, `annotations` those of PARSED_ANNOTATIONS.
 
     Rows at fault are left out of the tables and stand in `findings` (check "ingest"), with file and line, id or field.
+    `rejected` counts them: a finding may stand for many rows (one for each unknown class), or for a row that was kept.
     """
 
     samples: pa.Table
     annotations: pa.Table
     findings: list[Finding] = field(default_factory=list)
+    rejected: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,8 @@ class Format(Protocol):
 
     name: str
 
-    def read(self, source: SourceTree, options: ReadOptions) -> Parsed: ...
+    def read(self, source: SourceTree, options: ReadOptions) -> Parsed:
+        """Raises FormatError where the source cannot be read as this format at all, or holds nothing."""
 
-    def write(self, data: ExportData, out: Path) -> ExportReport: ...
+    def write(self, data: ExportData, out: Path) -> ExportReport:
+        """Writes into the folder `out`, new or empty. Raises DatasetOpsError where media or files fail."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,7 +14,10 @@ from datasetops.errors import SchemaError, did_you_mean
 from datasetops.records import ANNOTATIONS, KEYS, KINDS, SOURCES, TABLES, canonical_json
 from datasetops.schema import LabelSchema
 
-Rows: TypeAlias = pa.Table | pd.DataFrame | Sequence[Mapping[str, Any]]
+if TYPE_CHECKING:
+    import pandas as pd
+
+Rows: TypeAlias = "pa.Table | pd.DataFrame | Sequence[Mapping[str, Any]]"
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,14 @@ def _as_arrow(rows: Rows | None, name: str) -> pa.Table:
     schema, key = TABLES[name], KEYS[name]
     if rows is None:
         return schema.empty_table()
-    if not isinstance(rows, pa.Table):
-        frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-        rows = _from_pandas(frame, schema)
-    unknown = [column for column in rows.column_names if column not in schema.names]
+    table = rows if isinstance(rows, pa.Table) else _from_rows(rows, schema)
+    unknown = [column for column in table.column_names if column not in schema.names]
     if unknown:
         raise ValueError(
             f"{name}: unknown column {unknown[0]!r}. {did_you_mean(unknown[0], schema.names, noun='columns')}"
         )
     columns = [
-        rows[column.name].cast(column.type) if column.name in rows.column_names else pa.nulls(len(rows), column.type)
+        table[column.name].cast(column.type) if column.name in table.column_names else pa.nulls(len(table), column.type)
         for column in schema
     ]
     table = pa.table(columns, schema=schema)
@@ -87,8 +87,11 @@ def _as_arrow(rows: Rows | None, name: str) -> pa.Table:
     return table
 
 
-def _from_pandas(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+def _from_rows(rows: pd.DataFrame | Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Dictionaries and lists become canonical JSON; NaN becomes null."""
+    import pandas as pd
+
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     columns = {}
     for name in frame.columns:
         kind = schema.field(name).type if name in schema.names else None

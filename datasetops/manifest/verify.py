@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from datasetops.errors import DamagedError, NotFoundError
+from datasetops.errors import DamagedError, DatasetOpsError, NotFoundError
 from datasetops.ledger import check_chain
 from datasetops.manifest.commit import Commit, get_object
 from datasetops.manifest.repository import Repository, ref_of
 from datasetops.manifest.segment import SegmentInfo, check_segment, segment_key
 from datasetops.records import canonical_json, sha256_hex
+from datasetops.store.media import Media
 
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
 
@@ -29,11 +30,14 @@ class Damage:
 def verify(
     repository: Repository,
     versions: Iterable[str] | None = None,
+    *,
+    media: bool = False,
     progress: Progress = lambda items, total, label: iter(items),
 ) -> list[Damage]:
     """Damage to some versions, or to the whole repository where none are named. Empty means: whole.
 
-    Commits, schemas, guides and segments are hashed; with all versions, the ledger's chain and the refs as well.
+    Commits, schemas, guides and segments are hashed. With all versions so are the ledger's chain, the refs, every
+    other object named by its digest and every file that an event left behind; with `media` the images by reference.
     """
     store = repository.store
     damage: list[Damage] = []
@@ -42,6 +46,8 @@ def verify(
         if damage:
             return damage
         damage += _check_keys(repository)
+        damage += _check_named_objects(repository, progress)
+        damage += _check_files(repository)
     wanted = None if versions is None else set(versions)
     commits: dict[str, str] = {}
     for entry in repository.ledger.backwards():
@@ -83,7 +89,50 @@ def verify(
         if problem:
             held = f"{info.rows:,} rows of {table} in {_span(users)}"
             damage.append(Damage(segment_key(table, info.id), problem, held))
+    if media:
+        names = sorted(commits, key=lambda name: int(name[1:]))
+        damage += _check_media(repository, names if wanted is not None else names[-1:], progress)
     return damage
+
+
+def _check_named_objects(repository: Repository, progress: Progress) -> Iterator[Damage]:
+    """Objects that no version needs, or that are copied media: `<folder>/…/<sha256>.<suffix>`."""
+    store = repository.store
+    keys = [key for folder in ("findings/", "media/") for key in store.list(folder)]
+    for key in progress(keys, len(keys), "Hashing objects"):
+        if sha256_hex(store.get(key)) != key.rpartition("/")[2].partition(".")[0]:
+            yield Damage(key, "it does not hash to its name", "an image" if key.startswith("media/") else "findings")
+
+
+def _check_files(repository: Repository) -> Iterator[Damage]:
+    """Files of audits and other records, whose digests stand in the ledger."""
+    checked: set[str] = set()
+    for entry in repository.ledger.backwards():
+        for key, digest in entry.event.outputs.get("files", {}).items():
+            if key in checked:
+                continue
+            checked.add(key)
+            held = f"part of the {entry.event.kind} of {entry.event.inputs.get('version', 'a version')}"
+            try:
+                if sha256_hex(repository.store.get(key)) != digest:
+                    yield Damage(key, "its bytes changed", held)
+            except NotFoundError:
+                yield Damage(key, "it is missing", held)
+
+
+def _check_media(repository: Repository, names: list[str], progress: Progress) -> Iterator[Damage]:
+    """Media by reference, against the digests in the samples of some versions."""
+    reader = Media(repository.store, repository.root)
+    wanted: dict[tuple[str, str], str] = {}
+    for name in names:
+        rows = repository.version(name).table("samples", ["uri", "sha256"]).to_pydict()
+        wanted |= {pair: name for pair in zip(rows["uri"], rows["sha256"], strict=True) if pair[1] is not None}
+    for (uri, digest), name in progress(wanted.items(), len(wanted), "Hashing images"):
+        try:
+            if sha256_hex(reader.read(uri)) != digest:
+                yield Damage(uri, "its bytes changed since it was ingested", f"an image of {name}")
+        except DatasetOpsError as error:
+            yield Damage(uri, _first_line(error), f"an image of {name}")
 
 
 def _check_keys(repository: Repository) -> Iterator[Damage]:

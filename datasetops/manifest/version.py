@@ -7,7 +7,6 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +17,8 @@ from datasetops.records import TABLES
 from datasetops.schema import LabelSchema
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from datasetops.manifest.repository import Repository
 
 
@@ -135,6 +136,8 @@ def value_counts(column: pa.ChunkedArray) -> dict[str, int]:
 
 
 def _with_objects(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    import pandas as pd
+
     for column in columns:
         empty: Any = {} if column != "geometry" else None
         values = [json.loads(text) if isinstance(text, str) else empty for text in frame[column]]

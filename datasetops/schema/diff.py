@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from datasetops.schema.model import LabelSchema, Limit, Record
+from datasetops.schema.model import Attribute, LabelSchema, Limit, Record, Slice, Task
 
 Action = Literal["added", "removed", "renamed", "changed", "reordered"]
 _PARTS = ("classes", "tasks", "attributes", "limits", "slices")
@@ -106,20 +106,23 @@ def _keyed(part: str, schema: LabelSchema) -> dict[str, dict[str, Any]]:
     """Entries of one part by what identifies them."""
     result: dict[str, dict[str, Any]] = {}
     for entry in getattr(schema, part):
-        key = {
-            "tasks": lambda e: e.kind,
-            "attributes": lambda e: e.name,
-            "limits": _limit_name,
-            "slices": lambda e: e.key,
-        }[part](entry)
+        key = _key(entry)
         while key in result:
             key += " (again)"
         result[key] = _plain(entry)
     return result
 
 
-def _limit_name(limit: Limit) -> str:
-    return f"{', '.join(limit.classes) or 'all classes'} in {limit.unit}"
+def _key(entry: Task | Attribute | Limit | Slice) -> str:
+    match entry:
+        case Task():
+            return entry.kind
+        case Attribute():
+            return entry.name
+        case Limit():
+            return f"{', '.join(entry.classes) or 'all classes'} in {entry.unit}"
+        case Slice():
+            return entry.key
 
 
 def _diff_part(part: str, old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> list[Change]:
@@ -151,4 +154,3 @@ def _plain(record: Record) -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     return "none" if value in (None, "", []) else repr(value)
-

@@ -101,7 +101,9 @@ class Step(Record):
             if len(set(names)) < 2 or len(set(names)) < len(names):
                 raise wrong("split.to", f"expected at least two different classes; got {', '.join(names) or 'none'}")
             if split.from_ in names:
-                raise wrong("split.to", f"class {split.from_!r} is deprecated by the split and cannot be one of its parts")
+                raise wrong(
+                    "split.to", f"class {split.from_!r} is deprecated by the split and cannot be one of its parts"
+                )
         return self
 
     def line(self) -> str:
@@ -292,5 +294,7 @@ def _free(schema: LabelSchema, name: str) -> str:
     taken = schema.find(name)
     if taken is not None:
         state = "deprecated class" if taken.deprecated else "class"
-        raise SchemaError(f"the name {name!r} is taken by the {state} with id {taken.id}.", remedy="Choose another name.")
+        raise SchemaError(
+            f"the name {name!r} is taken by the {state} with id {taken.id}.", remedy="Choose another name."
+        )
     return name

@@ -6,27 +6,25 @@ Every distinct pair of label and open question is worked out once; rows only loo
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from datasetops.errors import SchemaError
 from datasetops.schema.migrate import Migration, Step, target_name
 from datasetops.schema.model import RELABEL
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-class State(NamedTuple):
-    """A label, and the classes that a person must choose from where a split left it open."""
-
-    label: str | None
-    choices: tuple[str, ...] | None
+BATCH_ROWS = 1 << 20  # bounds memory, and keeps text columns far below Arrow's 2 GiB an array
 
 
 @dataclass(frozen=True)
 class MigrationResult:
-    """`changed`: the rows that changed, in their order, with all columns of the table. `relabel`: ids of those that a
-    person must decide (attribute `relabel` names the choices). `counts`: rows that each step touched, by its words.
+    """`changed`: the rows that changed, in their order, with all columns of the table. `relabel`: ids of those in it that
+    a person must decide (attribute `relabel` names the choices). `counts`: rows that each step touched, by its words.
     """
 
     changed: pa.Table
@@ -34,26 +32,150 @@ class MigrationResult:
     counts: dict[str, int]
 
 
+class _State(NamedTuple):
+    """A label, and the classes to choose from where a split has left it open."""
+
+    label: str | None
+    choices: tuple[str, ...] | None = None
+
+
+class _Outcome(NamedTuple):
+    state: _State
+    steps: tuple[str, ...]  # those that touched it, in words
+
+
 def migrate_annotations(table: pa.Table, migration: Migration) -> MigrationResult:
     """Apply the steps, in order, to a table with the columns of `records.ANNOTATIONS`.
 
     Rename and merge change the label. A split leaves the label, now that of a deprecated class, and adds the attribute
     `relabel`, the list of classes to choose from; later steps change that list too, and one that leaves a single choice
-    decides it. Labels that no step names stay as they are, whether or not the schema knows them.
-    Raises ValueError where the table lacks a column that is needed.
+    decides it. Labels that no step names stay, whether or not the schema knows them.
+    Raises ValueError where a column is missing, SchemaError where attributes to be rewritten are no JSON object.
     """
-    import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     missing = [c for c in ("annotation_id", "label", "attributes") if c not in table.column_names]
     if missing:
         raise ValueError(f"table: expected the columns of records.ANNOTATIONS; there is no {', '.join(missing)}")
-    labels = pc.cast(table["label"], pa.string())
-    attributes = pc.cast(table["attributes"], pa.string())
-    open_question = pc.fill_null(pc.match_substring(attributes, f'"{RELABEL}"'), False)
-    named = pc.is_in(labels, value_set=pa.array(sorted(_named(migration)), pa.string()))
-    rows = pc.indices_nonzero(pc.or_(named, open_question))
-    labels, attributes = labels.take(rows), attributes.take(rows)
-    # Attributes tell rows apart only where they are going to be rewritten.
-    splits = pa.array(sorted({s.split.from_ for s in migration.steps if s.split}), pa.string())
+
+    @cache
+    def outcome(state: _State) -> _Outcome:
+        return _run(state, migration.steps)
+
+    counts: Counter[str] = Counter({s.line(): 0 for s in migration.steps if s.rename or s.merge or s.split})
+    batches: list[pa.RecordBatch] = []
+    relabel: list[str] = []
+    for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+        changed, marked = _migrate_batch(batch, outcome, counts)
+        batches.append(changed)
+        relabel += marked.to_pylist()
+    return MigrationResult(pa.Table.from_batches(batches, schema=table.schema), relabel, dict(counts))
+
+
+def _migrate_batch(
+    batch: pa.RecordBatch, outcome: Callable[[_State], _Outcome], counts: Counter[str]
+) -> tuple[pa.RecordBatch, pa.Array]:
+    """The changed rows, and the ids of those among them that a person must decide. Adds to `counts`."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    labels = pc.cast(batch["label"], pa.string())
+    attributes = pc.cast(batch["attributes"], pa.string())
+    is_open = pc.fill_null(pc.match_substring(attributes, f'"{RELABEL}"'), False)
+    results = {label: outcome(_State(label)) for label in pc.unique(labels).to_pylist()}
+    touched = pa.array([label for label, result in results.items() if result.steps], pa.string())
+    split = pa.array([label for label, result in results.items() if result.state.choices], pa.string())
+    # Attributes tell rows apart only where they are read or written: with an open question, or with one to be opened.
+    matters = pc.or_(is_open, pc.is_in(labels, value_set=split))
+    rows = pc.indices_nonzero(pc.or_(matters, pc.is_in(labels, value_set=touched)))
+    labels, attributes, matters = labels.take(rows), attributes.take(rows), matters.take(rows)
+    label_codes = labels.dictionary_encode(null_encoding="encode")
+    text_codes = pc.if_else(matters, attributes, None).dictionary_encode(null_encoding="encode")
+    width = max(1, len(text_codes.dictionary))
+    pairs = label_codes.indices.to_numpy().astype(np.int64) * width + text_codes.indices.to_numpy()
+    codes = pa.array(pairs).dictionary_encode()
+    label_values, texts = label_codes.dictionary.to_pylist(), text_codes.dictionary.to_pylist()
+
+    new: dict[str, list[Any]] = {"label": [], "attributes": [], "changed": [], "marked": []}
+    sizes = np.bincount(codes.indices.to_numpy(), minlength=len(codes.dictionary))
+    for pair, size in zip(codes.dictionary.to_pylist(), sizes.tolist(), strict=True):
+        text = texts[pair % width]
+        before = _State(label_values[pair // width], _choices(text))
+        after, steps = outcome(before)
+        counts.update(dict.fromkeys(steps, size))
+        new["label"].append(after.label)
+        new["attributes"].append(text if after.choices == before.choices else _with_choices(text, after.choices))
+        new["changed"].append(after != before)
+        new["marked"].append(after != before and after.choices is not None)
+
+    def spread(name: str, kind: pa.DataType) -> pa.Array:
+        return pa.array(new[name], kind).take(codes.indices)
+
+    columns = {"label": spread("label", pa.string())}
+    columns["attributes"] = pc.if_else(matters, spread("attributes", pa.string()), attributes)
+    result = batch.take(rows)
+    for name, column in columns.items():
+        index = result.schema.get_field_index(name)
+        result = result.set_column(index, result.schema.field(index), pc.cast(column, result.schema.field(index).type))
+    marked = pc.cast(result["annotation_id"], pa.string()).filter(spread("marked", pa.bool_()))
+    return result.filter(spread("changed", pa.bool_())), marked
+
+
+def _run(state: _State, steps: Sequence[Step]) -> _Outcome:
+    touched = []
+    for step in steps:
+        following = _step(state, step)
+        if following != state:
+            touched.append(step.line())
+        state = following
+    return _Outcome(state, tuple(touched))
+
+
+def _step(state: _State, step: Step) -> _State:
+    label, choices = state
+    if step.rename:
+        new = {step.rename.from_: step.rename.to}
+        return _State(new.get(label or "", label), choices and tuple(new.get(c, c) for c in choices))
+    if step.merge:
+        target = target_name(step.merge.to)
+        if label in step.merge.from_:
+            return _State(target)
+        return _decided(label, choices and [target if c in step.merge.from_ else c for c in choices])
+    if step.split:
+        parts = [target_name(t) for t in step.split.to]
+        if label == step.split.from_:
+            return _State(label, tuple(parts))
+        return _decided(label, choices and [p for c in choices for p in (parts if c == step.split.from_ else [c])])
+    return state
+
+
+def _decided(label: str | None, choices: Sequence[str] | None) -> _State:
+    left = tuple(dict.fromkeys(choices or ()))
+    return _State(left[0]) if len(left) == 1 else _State(label, left or None)
+
+
+def _choices(text: str | None) -> tuple[str, ...] | None:
+    found = _object(text).get(RELABEL) if text else None
+    return tuple(found) if isinstance(found, list) and found and all(isinstance(c, str) for c in found) else None
+
+
+def _with_choices(text: str | None, choices: tuple[str, ...] | None) -> str | None:
+    from datasetops.records import canonical_json
+
+    value = {k: v for k, v in _object(text).items() if k != RELABEL} if text else {}
+    if choices:
+        value[RELABEL] = list(choices)
+    return canonical_json(value).decode() if value else None
+
+
+def _object(text: str) -> dict[str, Any]:
+    import orjson
+
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise SchemaError(f"Attributes of an annotation are no JSON object: {text[:80]!r}.", remedy="Run: dsops verify")
+    return value

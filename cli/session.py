@@ -1,0 +1,164 @@
+"""What every command shares: the repository, output as text or JSON, progress, and errors that end a command."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from datasetops.errors import DatasetOpsError
+
+if TYPE_CHECKING:
+    from datasetops.manifest import Repository
+
+T = TypeVar("T")
+CHECK_FAILED = 3
+
+_OPTIONS: dict[str, Any] = {
+    "directory": Annotated[
+        str | None,
+        typer.Option("-C", "--directory", metavar="DIR", help="The repository: a folder in it, or s3://bucket/prefix."),
+    ],
+    "as_json": Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")],
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+}
+
+
+class Session:
+    """One run of one command."""
+
+    def __init__(self, directory: str | None, as_json: bool, quiet: bool, debug: bool) -> None:
+        self.directory = directory or "."
+        self.as_json = as_json
+        self.quiet = quiet
+        self.debug = debug
+
+    @cached_property
+    def repository(self) -> Repository:
+        from datasetops.manifest import Repository
+
+        return Repository.open(self.directory)
+
+    def emit(self, data: Any, text: str | Iterable[str] = ()) -> None:
+        """The command's result: `data` as JSON, or `text` for people."""
+        if self.as_json:
+            typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+            return
+        for line in [text] if isinstance(text, str) else text:
+            typer.echo(line)
+
+    def say(self, message: str) -> None:
+        """A message on stderr."""
+        if not self.quiet:
+            typer.echo(message, err=True)
+
+    def progress(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
+        """The same items, with a progress bar on stderr while they are worked on."""
+        if self.quiet or not total:
+            yield from items
+            return
+        if not sys.stderr.isatty():
+            self.say(f"{label}: {total:,}")
+            yield from items
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task(label, total=total)
+            for item in items:
+                yield item
+                bars.advance(task)
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function `f(session, …)` as a command with the options that every command takes.
+
+    A DatasetOpsError ends it with its exit status and one message; a ValueError is wrong usage (status 2).
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function, eval_str=True)
+        own = [parameter for parameter in signature.parameters.values() if parameter.name != "session"]
+        shared = [
+            inspect.Parameter(
+                option, inspect.Parameter.KEYWORD_ONLY, default=None if option == "directory" else False, annotation=kind
+            )
+            for option, kind in _OPTIONS.items()
+        ]
+
+        def run(**values: Any) -> None:
+            session = Session(**_with_globals({option: values.pop(option) for option in _OPTIONS}))
+            try:
+                function(session, **values)
+            except BrokenPipeError:  # the reader of a pipe has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            except (DatasetOpsError, ValueError, KeyboardInterrupt, MemoryError, OSError) as error:
+                if session.debug:
+                    raise
+                raise typer.Exit(_report(session, error)) from None
+
+        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
+        run.__doc__ = function.__doc__
+        app.command(name or function.__name__.replace("_", "-"))(run)
+        return function
+
+    return register
+
+
+_globals: dict[str, Any] = {}
+
+
+def set_globals(**values: Any) -> None:
+    """Options given before the command's name (`dsops -C DIR log`); those after it go first."""
+    _globals.clear()
+    _globals.update(values)
+
+
+def _with_globals(values: dict[str, Any]) -> dict[str, Any]:
+    return {option: value or _globals.get(option) or value for option, value in values.items()}
+
+
+def _report(session: Session, error: BaseException) -> int:
+    message, remedy, status = str(error) or type(error).__name__, "", 1
+    if isinstance(error, DatasetOpsError):
+        message, remedy, status = error.message, error.remedy, error.exit_code
+    elif isinstance(error, KeyboardInterrupt):
+        message, remedy, status = "Interrupted.", "Nothing is lost: run the same command again to go on.", 130
+    elif isinstance(error, MemoryError):
+        message, remedy = "Out of memory.", "Take a part of the data (--where, --split), or a machine with more memory."
+    elif isinstance(error, ValueError):
+        status = 2
+    if session.as_json:
+        typer.echo(json.dumps({"error": message, "remedy": remedy, "status": status}, ensure_ascii=False))
+    typer.echo(f"error: {message}", err=True)
+    if remedy:
+        typer.echo(remedy, err=True)
+    return status
+
+
+def table(rows: Iterable[Iterable[Any]], header: Iterable[str] = ()) -> list[str]:
+    """Lines of aligned columns; numbers to the right."""
+    head = [str(cell) for cell in header]
+    body = [list(row) for row in rows]
+    cells = [[f"{cell:,}" if isinstance(cell, int) else "" if cell is None else str(cell) for cell in row] for row in body]
+    widths = [max(len(row[i]) for row in ([head] if head else []) + cells) for i in range(len((cells or [head])[0]))]
+
+    def line(row: list[str], source: list[Any]) -> str:
+        out = [
+            text.rjust(width) if isinstance(value, int | float) else text.ljust(width)
+            for text, width, value in zip(row, widths, source, strict=True)
+        ]
+        return "  ".join(out).rstrip()
+
+    lines = [line(head, body[0] if body else list(head))] if head else []
+    return lines + [line(row, source) for row, source in zip(cells, body, strict=True)]

@@ -1,0 +1,151 @@
+"""Write a version out: in another tool's format, or as a plain folder of Parquet and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datasetops.errors import ConflictError, DatasetOpsError
+from datasetops.formats import load_format
+from datasetops.formats.base import ExportData
+from datasetops.ledger import Event
+from datasetops.manifest import Repository, Version
+from datasetops.records import sha256_hex
+from datasetops.store.media import Media, base_name
+
+Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
+
+
+@dataclass
+class ExportResult:
+    """`lost` says in words what the format could not hold; `missing` names media that could not be read."""
+
+    version: str
+    path: str
+    format: str
+    files: int
+    samples: int
+    annotations: int
+    lost: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def export(
+    repository: Repository,
+    version: Version,
+    out: Path,
+    *,
+    format: str,
+    copy_media: bool = True,
+    where: str | None = None,
+    progress: Progress = lambda items, total, label: iter(items),
+) -> ExportResult:
+    """Write a version in a format into a new or empty folder; `where` is a SQL condition as in `Version.where`."""
+    writer = load_format(format)
+    _refuse_filled(out)
+    samples, annotations = version.table("samples"), version.table("annotations")
+    if where:
+        ids = pa.array(version.where(where), pa.string())
+        samples = samples.filter(pc.is_in(samples["sample_id"], ids))
+        annotations = annotations.filter(pc.is_in(annotations["sample_id"], ids))
+    media = Media(repository.store, repository.root)
+    steps = progress(range(len(samples)), len(samples), "Writing images")
+
+    def read_media(uri: str) -> bytes:
+        next(steps, None)
+        return media.read(uri)
+
+    data = ExportData(samples, annotations, version.schema, read_media, copy_media)
+    report = writer.write(data, out)
+    for _ in steps:
+        pass
+    result = ExportResult(
+        version.name, str(out), writer.name, report.files, len(samples), len(annotations), list(report.lost)
+    )
+    _record(repository, "export", version, {"format": writer.name, "path": str(out), "where": where})
+    return result
+
+
+def checkout(
+    repository: Repository,
+    version: Version,
+    out: Path,
+    *,
+    progress: Progress = lambda items, total, label: iter(items),
+) -> ExportResult:
+    """Write a version as plain files: images/, samples.parquet, annotations.parquet, schema.yaml, guide.md.
+
+    Can be interrupted and run again: images that are there with the right digest are not written twice.
+    `samples.parquet` has one more column, `path`: where the image lies, null where its media cannot be read.
+    """
+    marker = out / "version.txt"
+    if out.exists() and any(out.iterdir()) and not (marker.is_file() and marker.read_text().split() == [version.digest]):
+        _refuse_filled(out)
+    out.mkdir(parents=True, exist_ok=True)
+    marker.write_text(f"{version.digest}\n")
+    media = Media(repository.store, repository.root)
+    samples = version.table("samples")
+    taken: set[str] = set()
+    paths: list[str | None] = []
+    result = ExportResult(version.name, str(out), "checkout", 0, len(samples), version.commit.counts["annotations"])
+    rows = samples.select(["sample_id", "uri", "sha256", "split"]).to_pylist()
+    for row in progress(rows, len(rows), "Writing images"):
+        path = _unique_path(row, taken)
+        if row["sha256"] is None:
+            paths.append(None)
+            continue
+        try:
+            written = _write_once(out / path, row["sha256"], lambda uri=row["uri"]: media.read(uri))
+        except DatasetOpsError as error:
+            result.missing.append(f"{row['uri']}: {error.message}")
+            paths.append(None)
+            continue
+        result.files += written
+        paths.append(path)
+    with_path = samples.append_column("path", pa.array(paths, pa.string()))
+    pq.write_table(with_path, out / "samples.parquet", compression="zstd")
+    pq.write_table(version.table("annotations"), out / "annotations.parquet", compression="zstd")
+    (out / "schema.yaml").write_text(version.schema.to_yaml(), encoding="utf-8")
+    if version.guide is not None:
+        (out / "guide.md").write_text(version.guide, encoding="utf-8")
+    _record(repository, "checkout", version, {"path": str(out)})
+    return result
+
+
+def _unique_path(row: dict[str, Any], taken: set[str]) -> str:
+    folder = f"images/{row['split']}" if row["split"] else "images"
+    name = base_name(row["uri"])
+    path = f"{folder}/{name}"
+    if path in taken:
+        path = f"{folder}/{Path(name).stem}-{row['sample_id'][:12]}{Path(name).suffix}"
+    taken.add(path)
+    return path
+
+
+def _write_once(path: Path, sha256: str, read: Callable[[], bytes]) -> int:
+    if path.is_file() and sha256_hex(path.read_bytes()) == sha256:
+        return 0
+    data = read()
+    if sha256_hex(data) != sha256:
+        raise DatasetOpsError("the file changed since it was ingested; it is left out")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    return 1
+
+
+def _refuse_filled(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConflictError(f"{out} is not empty.", remedy="Name a new folder; nothing is ever overwritten.")
+
+
+def _record(repository: Repository, kind: str, version: Version, parameters: dict[str, Any]) -> None:
+    event = Event(kind, repository.settings.actor, inputs={"version": version.name}, parameters=parameters)
+    repository.ledger.record(event)

@@ -1,0 +1,108 @@
+"""What a source holds, listed once, and images looked up by the names that annotation files use for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from datasetops.errors import FormatError
+from datasetops.formats.problems import Problems
+from datasetops.formats.splits import split_in_name
+from datasetops.store.source import FileEntry, SourceTree, Unusable, check_path
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .tga".split()
+)
+
+
+def is_image(path: str) -> bool:
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+class Listing:
+    """The files of a tree that are not hidden, by path in sorted order. Unusable ones become findings."""
+
+    def __init__(self, tree: SourceTree, problems: Problems) -> None:
+        self.tree = tree
+        self.files: dict[str, FileEntry] = {}
+        for entry in tree.walk():
+            if entry.path.startswith(".") or "/." in entry.path:
+                continue
+            if isinstance(entry, Unusable):
+                problems.reject(f"{entry.path}: {entry.reason}", path=entry.path)
+            else:
+                self.files[entry.path] = entry
+
+    @cached_property
+    def images(self) -> list[str]:
+        return [path for path in self.files if is_image(path)]
+
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        """Paths that end in one of these, in any case of letters."""
+        return [path for path in self.files if path.lower().endswith(suffixes)]
+
+    def find(self, name: str, folders: Sequence[str] = (), *, split: str | None = None) -> str | None:
+        """The image that an annotation file calls `name`, else None.
+
+        Looked for at that very path, then below each of `folders`, then anywhere under that path's end as long as only
+        one image fits; images in the folder of another split than `split` do not. A name without a suffix fits any
+        image suffix. Raises FormatError for a name that leads out of the tree.
+        """
+        name = check_path(name.replace("\\", "/"))
+        name = name[2:] if name.startswith("./") else name
+        for path in (name, *(f"{folder}/{name}" for folder in folders if folder)):
+            if path in self.files:
+                return path
+        fits = self._fits(self._by_name, name)
+        if not fits and not is_image(name):
+            fits = self._fits(self._by_stem, name)
+        if len(fits) > 1:  # the same name in several folders: what lies in the named folders comes first
+            fits = [path for path in fits if str(PurePosixPath(path).parent) in folders] or fits
+        if split is not None:
+            fits = [path for path in fits if _split_of(path) in (None, split)]
+        return fits[0] if len(fits) == 1 else None
+
+    def _fits(self, index: dict[str, list[str]], name: str) -> list[str]:
+        end = f"/{PurePosixPath(name).parent}/" if "/" in name else "/"
+        return [
+            path
+            for path in index.get(name.rpartition("/")[2], [])
+            if f"/{path.rpartition('/')[0]}/".endswith(end)
+        ]
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        return _grouped((path.rpartition("/")[2], path) for path in self.images)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        return _grouped((PurePosixPath(path).stem, path) for path in self.images)
+
+
+def listings(source: SourceTree, images: SourceTree, problems: Problems) -> tuple[Listing, Listing]:
+    """The source's and the image tree's files; listed once where they are the same tree."""
+    listing = Listing(source, problems)
+    return listing, listing if images.url == source.url else Listing(images, problems)
+
+
+def safe_name(name: str, problems: Problems, *, path: str, where: str, count: int = 1) -> bool:
+    """False, with a finding, for a listed file name that leads out of the image folder."""
+    try:
+        check_path(name.replace("\\", "/"))
+    except FormatError as error:
+        problems.reject(f"{where}: {error.message}", path=path, given=name, count=count)
+        return False
+    return True
+
+
+def _split_of(path: str) -> str | None:
+    splits = {split for part in path.split("/")[:-1] if (split := split_in_name(part)) is not None}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key, path in pairs:
+        groups.setdefault(key, []).append(path)
+    return groups
