@@ -44,8 +44,12 @@ class AuditContext:
     schema: LabelSchema
     images: ImageAccess
     embeddings: Callable[[], npt.NDArray[np.float32]]  # () → (N, D); a row of NaN where there is no readable image
-    probabilities: pd.DataFrame | None = None  # index sample_id, one column a class: out-of-sample, supplied by the user
-    ingest_findings: Callable[[], list[dict[str, Any]]] = list  # what ingest found at fault, as dicts of records.Finding
+    probabilities: pd.DataFrame | None = (
+        None  # index sample_id, one column a class: out-of-sample, supplied by the user
+    )
+    ingest_findings: Callable[[], list[dict[str, Any]]] = (
+        list  # what ingest found at fault, as dicts of records.Finding
+    )
     seed: int = 0
     jobs: int = 1
     progress: Progress[Any] = no_progress

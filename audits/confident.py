@@ -88,7 +88,7 @@ def find_label_issues(
         raise ValueError(f"filter_by: expected one of {', '.join(get_args(FilterBy))}; got {filter_by!r}")
     given = _checked(labels, probs)
     scan = _scan(given, probs, jobs)
-    confident_issues = scan.differs & (scan.guess >= 0) & (scan.guess != given)
+    confident_issues: Bools = scan.differs & (scan.guess >= 0) & (scan.guess != given)
     if filter_by == "predicted_neq_given":
         return scan.differs
     if filter_by == "confident_learning":
@@ -105,6 +105,32 @@ def find_label_issues(
     if filter_by in ("prune_by_noise_rate", "both"):
         issues = issues & _prune_by_noise_rate(classes, probs, scan, counts, min_examples_per_class, jobs)
     return issues
+
+
+def estimate_errors(labels: npt.ArrayLike, probs: Floats, *, jobs: int = 1) -> float:
+    """About how many given labels are wrong, in [0, N]: an estimate without a guarantee, not a bound.
+
+    The noise matrix P(given | true) comes from the confident joint; its pseudo-inverse turns the probabilities, learned
+    from given labels, into those of the true class, and the sum of one minus each given label's posterior is told.
+    Where the model cannot tell classes apart, its doubt is counted as error: with probabilities that were right on 80 %
+    of CIFAR-10N's images it told 957, 1,579 and 3,548 of 912, 1,782 and 4,104 wrong labels, with 60 % 2,225 of 912.
+    State an error rate by reviewing a random sample; this number is for deciding where to look first.
+    """
+    given = _checked(labels, probs)
+    k = probs.shape[1]
+    joint = _joint(given, _scan(given, probs, jobs).guess, k)
+    totals = joint.sum(axis=0)
+    noise = np.where(totals > 0, joint / np.maximum(totals, 1), np.eye(k))
+    to_true = np.linalg.pinv(noise).T
+
+    def expected(block: Floats, rows: slice) -> float:
+        true = np.maximum(block @ to_true, 0)
+        own = given[rows]
+        weight = np.einsum("ij,ij->i", true, noise[own])
+        right = true[np.arange(len(block)), own] * noise[own, own]
+        return float(np.sum(1 - np.divide(right, weight, out=np.zeros_like(right), where=weight > 0)))
+
+    return sum(_each_block(expected, probs, jobs))
 
 
 @dataclass(frozen=True)
@@ -164,7 +190,7 @@ def _self_confidence(given: Ints, probs: Floats, jobs: int) -> Floats:
 def _thresholds(own: Floats, classes: list[Ints]) -> Floats:
     # A mean in the type of the probabilities, over the rows in order: the last bits decide about rows on the threshold.
     means = [own[rows].mean() if rows.size else _ABSENT for rows in classes]
-    return np.maximum(np.array(means), 2 * TOLERANCE)
+    return np.asarray(np.maximum(np.array(means), 2 * TOLERANCE))
 
 
 def _joint(given: Ints, guess: npt.NDArray[np.int32], k: int) -> Ints:
@@ -193,7 +219,7 @@ def _leave_at_least(minimum: int, joint: Ints) -> Ints:
     diagonal = joint.diagonal()
     raised = np.maximum(diagonal, minimum)
     others = np.maximum(np.count_nonzero(joint, axis=1) - 1, 1)
-    counts = np.maximum(joint - ((raised - diagonal) / others)[:, None], 0).astype(np.int64)
+    counts: Ints = np.maximum(joint - ((raised - diagonal) / others)[:, None], 0).astype(np.int64)
     np.fill_diagonal(counts, raised)
     return counts
 

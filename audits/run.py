@@ -16,14 +16,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
-
 from datasetops.audits.base import AuditContext, Check, CheckResult, Progress, no_progress
 from datasetops.audits.probabilities import for_version
+from datasetops.media import decode_image
+from PIL import Image
+
 from datasetops.errors import ModelError, NotFoundError, did_you_mean
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
-from datasetops.media import decode_image
 from datasetops.models import EmbeddingCache, embed_images, open_embedder
 from datasetops.plugins import load_plugin, plugin_names
 from datasetops.records import SEVERITIES, canonical_json, findings_table, sha256_hex
@@ -325,5 +325,3 @@ def _code_version() -> str:
     from importlib.metadata import version
 
     return version("dsops")
-
-

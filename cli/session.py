@@ -90,7 +90,10 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         own = [parameter for parameter in signature.parameters.values() if parameter.name != "session"]
         shared = [
             inspect.Parameter(
-                option, inspect.Parameter.KEYWORD_ONLY, default=None if option == "directory" else False, annotation=kind
+                option,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None if option == "directory" else False,
+                annotation=kind,
             )
             for option, kind in _OPTIONS.items()
         ]
@@ -150,7 +153,9 @@ def table(rows: Iterable[Iterable[Any]], header: Iterable[str] = ()) -> list[str
     """Lines of aligned columns; numbers to the right."""
     head = [str(cell) for cell in header]
     body = [list(row) for row in rows]
-    cells = [[f"{cell:,}" if isinstance(cell, int) else "" if cell is None else str(cell) for cell in row] for row in body]
+    cells = [
+        [f"{cell:,}" if isinstance(cell, int) else "" if cell is None else str(cell) for cell in row] for row in body
+    ]
     widths = [max(len(row[i]) for row in ([head] if head else []) + cells) for i in range(len((cells or [head])[0]))]
 
     def line(row: list[str], source: list[Any]) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
 from datasetops.cli.session import CHECK_FAILED, Session, command, table
 
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="v1, v2, … or a branch, for its newest version.")]
@@ -86,6 +85,7 @@ def diff(
 ) -> None:
     """Tell what changed from one version to another: by class, split and slice, and row by row."""
     from datasetops.cli.files import write_table
+
     from datasetops.manifest import diff as compare
 
     found = compare(session.repository.version(old), session.repository.version(new))
@@ -96,15 +96,30 @@ def diff(
     )
     for title, name in (("class", "by_class"), ("split", "by_split")):
         if answer[name]:
-            lines += ["", *table([[key, *counts.values()] for key, counts in answer[name].items()],
-                                 header=(title, "added", "removed", "changed"))]
+            lines += [
+                "",
+                *table(
+                    [[key, *counts.values()] for key, counts in answer[name].items()],
+                    header=(title, "added", "removed", "changed"),
+                ),
+            ]
     for key, values in answer["by_slice"].items():
         if values:
-            lines += ["", *table([[value, *counts.values()] for value, counts in values.items()],
-                                 header=(key, "added", "removed", "changed"))]
+            lines += [
+                "",
+                *table(
+                    [[value, *counts.values()] for value, counts in values.items()],
+                    header=(key, "added", "removed", "changed"),
+                ),
+            ]
     if answer["relabeled"]:
-        lines += ["", *table([[item["from"], item["to"], item["count"]] for item in answer["relabeled"][:20]],
-                             header=("label before", "label now", "annotations"))]
+        lines += [
+            "",
+            *table(
+                [[item["from"], item["to"], item["count"]] for item in answer["relabeled"][:20]],
+                header=("label before", "label now", "annotations"),
+            ),
+        ]
     for what in ("schema", "guide"):
         if answer[f"{what}_changed"]:
             lines += ["", f"The {what} changed." + (" See: dsops schema diff A B" if what == "schema" else "")]
@@ -127,6 +142,7 @@ def merge(
 ) -> None:
     """Merge a branch, row by row; a row that both sides changed is a conflict (exit status 1, nothing is written)."""
     from datasetops.cli.files import write_table
+
     from datasetops.manifest import MergeConflictError
     from datasetops.manifest import merge as merge_branches
 
@@ -134,7 +150,12 @@ def merge(
         raise ValueError(f"--take: expected ours or theirs; got {take!r}")
     try:
         result = merge_branches(
-            session.repository, source, into=into, take=take, message=message, unseal=unseal  # type: ignore[arg-type]
+            session.repository,
+            source,
+            into=into,
+            take=take,
+            message=message,
+            unseal=unseal,  # type: ignore[arg-type]
         )
     except MergeConflictError as error:
         if conflicts:

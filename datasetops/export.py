@@ -85,7 +85,11 @@ def checkout(
     `samples.parquet` has one more column, `path`: where the image lies, null where its media cannot be read.
     """
     marker = out / "version.txt"
-    if out.exists() and any(out.iterdir()) and not (marker.is_file() and marker.read_text().split() == [version.digest]):
+    if (
+        out.exists()
+        and any(out.iterdir())
+        and not (marker.is_file() and marker.read_text().split() == [version.digest])
+    ):
         _refuse_filled(out)
     out.mkdir(parents=True, exist_ok=True)
     marker.write_text(f"{version.digest}\n")

@@ -232,7 +232,7 @@ def _ids(rows: pa.Table, existing: pa.Table, multi_label: bool) -> pa.Array:
         return ids
     frame = rows.select(["sample_id", "kind", "label", "x1", "y1", "x2", "y2", "geometry", "text"]).to_pandas()
     frame["annotation_id"] = ids.to_pandas()
-    old = {name: group for name, group in existing.to_pandas().groupby("sample_id")}
+    old = dict(iter(existing.to_pandas().groupby("sample_id")))
     for sample_id, group in frame[frame["annotation_id"].isna()].groupby("sample_id"):
         before = old.get(sample_id, pd.DataFrame(columns=[*frame.columns]))
         taken = set(before["annotation_id"])

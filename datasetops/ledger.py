@@ -20,7 +20,7 @@ from datasetops.errors import ConflictError, DamagedError, NotFoundError
 from datasetops.records import canonical_json, sha256_hex
 from datasetops.store import KeyExistsError, Store
 
-_HINT: Final = "ledger/tail"
+HINT: Final = "ledger/tail"
 _ATTEMPTS: Final = 200
 
 
@@ -161,7 +161,7 @@ class Ledger:
             self._store.put_new(_key(entry.number), entry.to_bytes())
         except KeyExistsError:
             raise ConflictError("Another writer was first.", remedy="Run the command again.") from None
-        self._store.put(_HINT, _hint_bytes(entry))
+        self._store.put(HINT, _hint_bytes(entry))
         return entry
 
     def record(self, event: Event) -> Entry:
@@ -175,7 +175,7 @@ class Ledger:
 
     def _hint(self) -> int:
         try:
-            number = json.loads(self._store.get(_HINT))["number"]
+            number = json.loads(self._store.get(HINT))["number"]
         except (NotFoundError, ValueError, KeyError, TypeError):
             return 0
         return number if isinstance(number, int) and number >= 0 else 0
@@ -190,7 +190,7 @@ class Ledger:
 def check_chain(store: Store) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) for every break of the chain, and for a hint that points nowhere."""
     previous: str | None = None
-    keys = [key for key in store.list("ledger/") if key != _HINT]
+    keys = [key for key in store.list("ledger/") if key != HINT]
     hints = set()
     for number, key in enumerate(keys):
         if key != _key(number):
@@ -207,8 +207,8 @@ def check_chain(store: Store) -> Iterator[tuple[str, str]]:
             yield key, "it does not follow from the entry before it"
         previous = entry.digest
         hints.add(_hint_bytes(entry))
-    if store.exists(_HINT) and store.get(_HINT) not in hints:
-        yield _HINT, "it names no entry (harmless: the next commit writes it again)"
+    if store.exists(HINT) and store.get(HINT) not in hints:
+        yield HINT, "it names no entry (harmless: the next commit writes it again)"
 
 
 def _key(number: int) -> str:

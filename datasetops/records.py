@@ -59,16 +59,36 @@ ANNOTATIONS: Final = pa.schema(
 
 KEYS: Final = {"samples": "sample_id", "annotations": "annotation_id"}
 TABLES: Final = {"samples": SAMPLES, "annotations": ANNOTATIONS}
-PROVENANCE_COLUMNS: Final = frozenset({"event_id", "created_at"})  # not content: two rows that differ only here are equal
+PROVENANCE_COLUMNS: Final = frozenset(
+    {"event_id", "created_at"}
+)  # not content: two rows that differ only here are equal
 
 KINDS: Final = ("classification", "box", "polygon", "mask", "keypoints", "text")
 SOURCES: Final = ("human", "model", "import", "consensus", "rule")
 SEVERITIES: Final = ("low", "medium", "high")
 
 CHECKS: Final = (
-    "label_noise exact_duplicate near_duplicate leakage image_quality outlier schema balance coverage annotators "
-    "missing_box swapped_box misplaced_box duplicate_box mask keypoints text drift personal_data ingest"
-).split()
+    "label_noise",
+    "exact_duplicate",
+    "near_duplicate",
+    "leakage",
+    "image_quality",
+    "outlier",
+    "schema",
+    "balance",
+    "coverage",
+    "annotators",
+    "missing_box",
+    "swapped_box",
+    "misplaced_box",
+    "duplicate_box",
+    "mask",
+    "keypoints",
+    "text",
+    "drift",
+    "personal_data",
+    "ingest",
+)
 
 FINDINGS: Final = pa.schema(
     [

@@ -18,6 +18,7 @@ import pyarrow as pa
 from datasetops.errors import FormatError
 from datasetops.formats.base import ExportData, ExportReport, Parsed, ReadOptions
 from datasetops.formats.coco_annotations import read_annotations
+from datasetops.formats.coco_file import LISTS, CocoFile
 from datasetops.formats.coco_images import read_images
 from datasetops.formats.coco_write import write_coco
 from datasetops.formats.jsonfile import Document, load_json
@@ -26,8 +27,7 @@ from datasetops.formats.problems import Problems
 from datasetops.formats.splits import split_in_name
 from datasetops.store.source import SourceTree
 
-_LISTS = ("images", "annotations", "categories")
-_READ = {*_LISTS, "info", "licenses", "type"}
+_READ = {*LISTS, "info", "licenses", "type"}
 
 
 class CocoFormat:
@@ -35,19 +35,19 @@ class CocoFormat:
 
     def read(self, source: SourceTree, options: ReadOptions) -> Parsed:
         problems = Problems(source)
-        files, images = listings(source, options.images, problems)
-        documents = _annotation_files(source, files, problems)
-        tables = []
+        listing, images = listings(source, options.images, problems)
+        documents = _annotation_files(source, listing, problems)
+        samples, annotations = [], []
         for path, (document, nonfinite) in documents.items():
-            for extra in sorted(document.keys() - _READ):
-                problems.warn(f"{path}: the list {extra!r} is not part of COCO and was not read", path=path, severity="low")
-            split = options.split or split_in_name(_stem(path))
             prefix = f"{path}:" if len(documents) > 1 else ""
-            image_rows = read_images(document, path, prefix, images, split, nonfinite, problems)
-            tables.append((image_rows.table, read_annotations(document, path, image_rows, options.schema, nonfinite, problems)))
-        samples = pa.concat_tables([samples for samples, _ in tables])
-        annotations = pa.concat_tables([annotations for _, annotations in tables])
-        return Parsed(samples, annotations, problems.findings, problems.rejected)
+            split = options.split or _split(path)
+            file = CocoFile(path, document, nonfinite, prefix, split, images, options.schema, problems)
+            for name in sorted(document.keys() - _READ):
+                file.warn(f"{name!r} is not part of COCO and was not read", severity="low")
+            rows = read_images(file)
+            samples.append(rows.table)
+            annotations.append(read_annotations(file, rows))
+        return Parsed(pa.concat_tables(samples), pa.concat_tables(annotations), problems.findings, problems.rejected)
 
     def write(self, data: ExportData, out: Path) -> ExportReport:
         return write_coco(data, out)
@@ -62,13 +62,13 @@ def _annotation_files(source: SourceTree, files: Listing, problems: Problems) ->
     found: dict[str, Document] = {}
     for path in files.with_suffix(".json", ".json.gz"):
         document = load_json(source, path)
-        if isinstance(document.value, dict) and all(isinstance(document.value.get(name), list) for name in _LISTS):
+        if isinstance(document.value, dict) and all(isinstance(document.value.get(name), list) for name in LISTS):
             found[path] = document
         else:
             problems.warn(f"{path}: not a COCO annotation file; left alone", path=path, severity="low")
     if not found:
         raise FormatError(f"{source.url} holds no COCO annotation file.", remedy="Name the .json file itself.")
-    splits = [split_in_name(_stem(path)) for path in found]
+    splits = [_split(path) for path in found]
     if len(found) > 1 and len(set(splits)) < len(splits):
         raise FormatError(
             f"{source.url} holds several annotation files of the same split: {', '.join(found)}.",
@@ -83,13 +83,15 @@ def _check_document(document: object, uri: str) -> None:
             f"{uri} is a list: a COCO results file, not annotations.",
             remedy="Name the annotation file, which has images, annotations and categories.",
         )
-    for name in _LISTS:
+    for name in LISTS:
         if not isinstance(document, dict) or not isinstance(document.get(name), list):
-            raise FormatError(f"{uri} has no list {name!r}, so it is not a COCO annotation file.")
+            raise FormatError(
+                f"{uri} has no list {name!r}: it is not a COCO annotation file.",
+                remedy="Name a file with the lists images, annotations and categories.",
+            )
 
 
-def _stem(path: str) -> str:
-    """Name of the file and of the folder right above it: `train/_annotations.coco.json` names its split too."""
-    parts = path.split("/")
-    name = parts[-1].partition(".")[0]
-    return name if split_in_name(name) or len(parts) < 2 else parts[-2]
+def _split(path: str) -> str | None:
+    """By the file's name, else by that of its folder: `train/_annotations.coco.json`."""
+    folder, _, name = path.rpartition("/")
+    return split_in_name(name.partition(".")[0]) or split_in_name(folder.rpartition("/")[2])

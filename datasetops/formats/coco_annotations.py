@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -19,19 +19,29 @@ import pyarrow as pa
 from datasetops.formats.base import PARSED_ANNOTATIONS
 from datasetops.formats.coco_file import ANNOTATION_EXTENSION, ANNOTATION_FIELDS, CocoFile, is_id
 from datasetops.formats.coco_images import ImageRows
-from datasetops.formats.columns import filled, finite, json_text
+from datasetops.formats.columns import filled, finite
 from datasetops.formats.extents import ExtentFault, extent_faults
 from datasetops.formats.rle import rle_fault
 from datasetops.records import KINDS, SOURCES
 
 
+_SORTED = orjson.OPT_SORT_KEYS
+_ALLOWED = {"kind": KINDS, "source": SOURCES}
+
+
 @dataclass
 class _Rows:
-    """Annotations being checked: `good` loses a row at its first fault, `image` is the row of its image."""
+    """Annotations being checked. `good` loses a row at its first fault.
+
+    `image` is the row of each one's image, `width` and `height` its size (NaN if unknown), `keys` all fields in use.
+    """
 
     file: CocoFile
     entries: list[dict[str, Any]]
+    keys: frozenset[str]
     image: np.ndarray
+    width: np.ndarray
+    height: np.ndarray
     good: np.ndarray
 
     def where(self, row: int) -> str:
@@ -43,10 +53,15 @@ class _Rows:
             self.good[row] = False
             self.file.reject(f"{self.where(row)}: {message}", given=given)
 
+    def own(self, row: int) -> dict[str, Any]:
+        """What `coco_write` put below "dsops"."""
+        own = self.entries[row].get("dsops")
+        return own if type(own) is dict else {}
+
 
 @dataclass(frozen=True)
 class _Shapes:
-    """For each row its kind ("" for none), geometry, and the extent of its polygons (N, 4), NaN without any."""
+    """For each row its kind and geometry; `extents` (N, 4) of its polygons, NaN without any."""
 
     kinds: list[str]
     geometries: list[dict[str, Any] | None]
@@ -54,28 +69,34 @@ class _Shapes:
 
 
 def read_annotations(file: CocoFile, images: ImageRows) -> pa.Table:
-    entries = file.objects("annotations")
-    rows = _Rows(file, entries, _image_rows(entries, images), np.ones(len(entries), bool))
-    rows.good &= rows.image != -1  # counted with their image
-    for row in np.flatnonzero(rows.image == -2).tolist():
-        rows.reject(row, "the file lists no such image")
-    _check_ids(rows)
+    """The columns of PARSED_ANNOTATIONS, without the rows at fault."""
+    rows = _rows(file, images)
+    external_ids = _external_ids(rows)
     labels = _labels(rows)
-    boxes = _boxes(rows)
-    sizes = [np.where(rows.image >= 0, side[rows.image], np.nan) if side.size else np.empty(0) for side in _sides(images)]
-    shapes = _shapes(rows, boxes, *sizes)
-    faults = _faults(boxes, shapes.extents, *sizes)
-    for row, severity, message in faults:
+    boxes, given = _boxes(rows)
+    shapes = _shapes(rows, given)
+    for row, severity, message in _faults(rows, boxes, given, shapes.extents):
         if severity == "high":
             rows.reject(row, message)
         elif rows.good[row]:
             file.warn(f"{rows.where(row)}: {message}", severity=severity)
-    return _table(rows, images, labels, boxes, shapes)
+    columns = {"external_id": external_ids, "label": labels, "kind": shapes.kinds, "attributes": _attributes(rows)}
+    for side, values in zip(("x1", "y1", "x2", "y2"), boxes.T, strict=True):
+        columns[side] = pa.array(values, mask=~given)
+    return _table(rows, images, columns, shapes)
 
 
-def _sides(images: ImageRows) -> Iterator[np.ndarray]:
-    yield images.width
-    yield images.height
+def _rows(file: CocoFile, images: ImageRows) -> _Rows:
+    entries = file.objects("annotations")
+    image = _image_rows(entries, images)
+    # Index -1 and -2 take the NaN at the end.
+    width, height = (np.append(side, [np.nan, np.nan])[image] for side in (images.width, images.height))
+    keys = frozenset(set().union(*entries))
+    rows = _Rows(file, entries, keys, image, width, height, np.ones(len(entries), bool))
+    rows.good &= image != -1  # these were counted with their image
+    for row in np.flatnonzero(image == -2).tolist():
+        rows.reject(row, "the file lists no such image")
+    return rows
 
 
 def _image_rows(entries: list[dict[str, Any]], images: ImageRows) -> np.ndarray:
@@ -88,16 +109,18 @@ def _image_rows(entries: list[dict[str, Any]], images: ImageRows) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def _check_ids(rows: _Rows) -> None:
+def _external_ids(rows: _Rows) -> list[str | None]:
     ids = [entry.get("id") for entry in rows.entries]
-    texts = list(map(str, ids))
-    if len(set(texts)) == len(texts):
-        return
-    first: dict[str, int] = {}
-    for row, (number, text) in enumerate(zip(ids, texts, strict=True)):
-        if is_id(number) and first.setdefault(text, row) != row:
-            other = rows.entries[first[text]].get("image_id")
-            rows.reject(row, f"its id is used already, on image {other}; the first annotation is kept", given=text)
+    texts: list[str | None] = list(map(str, ids))
+    if not set(map(type, ids)) <= {int, str}:
+        texts = [text if is_id(number) else None for number, text in zip(ids, texts, strict=True)]
+    if len(set(texts)) < len(texts):
+        first: dict[str, int] = {}
+        for row, text in enumerate(texts):
+            if text is not None and first.setdefault(text, row) != row:
+                other = rows.entries[first[text]].get("image_id")
+                rows.reject(row, f"its id is used already, on image {other}; the first annotation is kept", given=text)
+    return texts
 
 
 def _labels(rows: _Rows) -> list[str | None]:
@@ -136,20 +159,20 @@ def _needs_no_class(entry: dict[str, Any]) -> bool:
     return type(entry.get("caption")) is str or (type(own) is dict and own.get("kind") == "text")
 
 
-def _boxes(rows: _Rows) -> np.ndarray:
-    """(N, 4) xyxy pixels; rows of NaN where the file gives no box."""
+def _boxes(rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 4) xyxy pixels, and which rows have a box at all (N,)."""
     given = [entry.get("bbox") for entry in rows.entries]
-    try:
-        regular = set(map(len, given)) <= {4}  # type: ignore[arg-type]
-        boxes = np.fromiter(chain.from_iterable(given), np.float64, 4 * len(given)) if regular else None  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        boxes = None
-    if boxes is None:
-        boxes = np.array([_box(rows, row, box) for row, box in enumerate(given)], np.float64)
-    boxes = boxes.reshape(-1, 4)
+    if "dsops" in rows.keys:
+        given = [None if "bbox" in (rows.own(row).get("computed") or ()) else box for row, box in enumerate(given)]
+    flat: list[Any] = []
+    if set(map(type, given)) == {list} and set(map(len, given)) == {4}:
+        flat = list(chain.from_iterable(given))
+    if not flat or not set(map(type, flat)) <= {int, float}:
+        flat = list(chain.from_iterable(_box(rows, row, box) for row, box in enumerate(given)))
+    boxes = np.fromiter(flat, np.float64, len(flat)).reshape(-1, 4)
     with np.errstate(invalid="ignore"):
         boxes[:, 2:] += boxes[:, :2]
-    return boxes
+    return boxes, np.fromiter((box is not None and box != [] for box in given), bool, len(given))
 
 
 def _box(rows: _Rows, row: int, box: Any) -> list[float]:
@@ -161,46 +184,36 @@ def _box(rows: _Rows, row: int, box: Any) -> list[float]:
     return [math.nan] * 4
 
 
-def _shapes(rows: _Rows, boxes: np.ndarray, width: np.ndarray, height: np.ndarray) -> _Shapes:
+def _shapes(rows: _Rows, given: np.ndarray) -> _Shapes:
     count = len(rows.entries)
-    kinds, geometries = ["box"] * count, [None] * count  # type: list[str], list[dict[str, Any] | None]
-    extents = np.full((count, 4), np.nan)
-    keys = set().union(*rows.entries)
-    if keys & {"segmentation", "keypoints"}:
-        rings: list[list[float]] = []
-        owners: list[int] = []
-        for row, entry in enumerate(rows.entries):
-            if not rows.good[row]:
-                continue
-            segmentation, points = entry.get("segmentation"), entry.get("keypoints")
-            if not segmentation and not points:
-                continue
-            kind, geometry, fault = _shape(segmentation, points, width[row], height[row])
+    kinds: list[str] = ["box"] * count
+    geometries: list[dict[str, Any] | None] = [None] * count
+    rings: list[list[float]] = []
+    owners: list[int] = []
+    shaped = rows.keys & {"segmentation", "keypoints"}
+    for row in range(count) if shaped else np.flatnonzero(~given).tolist():
+        if not rows.good[row]:
+            continue
+        entry = rows.entries[row]
+        segmentation, points = entry.get("segmentation"), entry.get("keypoints")
+        if segmentation or points:
+            kinds[row], geometry, fault = _shape(segmentation, points, rows.width[row], rows.height[row])
             if fault:
                 rows.reject(row, fault)
-                continue
-            kinds[row], geometries[row] = kind, geometry
-            for ring in geometry.get("polygons", ()):
-                rings.append(ring)
-                owners.append(row)
-        _fill_extents(extents, rings, np.array(owners, np.int64))
-    if keys & {"dsops", "caption"} or None in keys or not np.isfinite(boxes).all():
-        for row in np.flatnonzero(rows.good & np.isnan(boxes).all(axis=1)).tolist():
-            if geometries[row] is None:
-                kinds[row] = _kind_without_place(rows, row)
-    return _Shapes(kinds, geometries, extents)
+            else:
+                geometries[row] = geometry
+                rings += geometry.get("polygons", ())
+                owners += [row] * (len(rings) - len(owners))
+        elif not given[row]:
+            kinds[row] = _kind_without_place(rows, row)
+    return _Shapes(kinds, geometries, _extents(rings, np.array(owners, np.int64), count))
 
 
 def _kind_without_place(rows: _Rows, row: int) -> str:
-    entry = rows.entries[row]
-    own = entry.get("dsops")
-    kind = own.get("kind") if type(own) is dict else "text" if type(entry.get("caption")) is str else None
-    if kind in ("classification", "text"):
-        return str(kind)
-    if entry.get("bbox"):  # four values, none of them a number
-        return "box"
-    rows.reject(row, "it has no bbox, segmentation or keypoints")
-    return ""
+    kind = rows.own(row).get("kind") or ("text" if type(rows.entries[row].get("caption")) is str else None)
+    if kind not in ("classification", "text"):
+        rows.reject(row, "it has no bbox, segmentation or keypoints")
+    return str(kind)
 
 
 def _shape(
@@ -247,55 +260,43 @@ def _all_numbers(values: list[Any]) -> bool:
         return False
 
 
-def _fill_extents(extents: np.ndarray, rings: list[list[float]], owners: np.ndarray) -> None:
-    """`owners` gives the row of each ring, in ascending order."""
-    if not rings:
-        return
-    points = np.fromiter(chain.from_iterable(rings), np.float64).reshape(-1, 2)
-    sizes = np.fromiter(map(len, rings), np.int64, len(rings)) // 2
-    first_ring = np.flatnonzero(np.diff(owners, prepend=-1))
-    first_point = (np.cumsum(sizes) - sizes)[first_ring]
-    extents[owners[first_ring], :2] = np.minimum.reduceat(points, first_point)
-    extents[owners[first_ring], 2:] = np.maximum.reduceat(points, first_point)
+def _extents(rings: list[list[float]], owners: np.ndarray, count: int) -> np.ndarray:
+    """xyxy (`count`, 4) around each row's rings; `owners` gives the row of each ring, in ascending order."""
+    extents = np.full((count, 4), np.nan)
+    if rings:
+        points = np.fromiter(chain.from_iterable(rings), np.float64).reshape(-1, 2)
+        sizes = np.fromiter(map(len, rings), np.int64, len(rings)) // 2
+        first_ring = np.flatnonzero(np.diff(owners, prepend=-1))
+        first_point = (np.cumsum(sizes) - sizes)[first_ring]
+        extents[owners[first_ring], :2] = np.minimum.reduceat(points, first_point)
+        extents[owners[first_ring], 2:] = np.maximum.reduceat(points, first_point)
+    return extents
 
 
-def _faults(
-    boxes: np.ndarray, extents: np.ndarray, width: np.ndarray, height: np.ndarray
-) -> Iterable[ExtentFault]:
-    """Of the box if there is one, else of the polygons; polygons beside a sound box only for leaving the image."""
-    given = ~np.isnan(boxes).all(axis=1)
+def _faults(rows: _Rows, boxes: np.ndarray, given: np.ndarray, extents: np.ndarray) -> Iterator[ExtentFault]:
+    """One for each row at most: of its box if that has any, else of its polygons."""
     seen: set[int] = set()
-    for noun, places, rows in (
-        ("box", boxes, np.flatnonzero(given)),
-        ("polygon", extents, np.flatnonzero(~np.isnan(extents[:, 0]))),
-    ):
-        for row, severity, message in extent_faults(places[rows], width[rows], height[rows], noun=noun):
-            if int(rows[row]) not in seen:
-                seen.add(int(rows[row]))
-                yield ExtentFault(int(rows[row]), severity, message)
+    for noun, places, present in (("box", boxes, given), ("polygon", extents, ~np.isnan(extents[:, 0]))):
+        which = np.flatnonzero(present & rows.good)
+        for index, severity, message in extent_faults(places[which], rows.width[which], rows.height[which], noun=noun):
+            row = int(which[index])
+            if row not in seen:
+                seen.add(row)
+                yield ExtentFault(row, severity, message)
 
 
-def _table(
-    rows: _Rows, images: ImageRows, labels: list[str | None], boxes: np.ndarray, shapes: _Shapes
-) -> pa.Table:
-    entries = rows.entries
-    keys = images.table["key"].combine_chunks()
-    columns: dict[str, Any] = {
-        "key": keys.take(pa.array(np.maximum(rows.image, 0))) if len(keys) else pa.nulls(len(entries), pa.string()),
-        "external_id": [str(number) if is_id(number := entry.get("id")) else None for entry in entries],
-        "kind": shapes.kinds,
-        "label": labels,
-        "geometry": _geometry_texts(shapes.geometries),
-        "text": [entry.get("caption") for entry in entries] if any("caption" in e for e in entries) else None,
-        "score": [_score(entry.get("score")) for entry in entries] if any("score" in e for e in entries) else None,
-        "attributes": _attributes(rows),
-    }
-    for side, values in zip(("x1", "y1", "x2", "y2"), boxes.T, strict=True):
-        columns[side] = pa.array(values, from_pandas=True)  # NaN as null
-    columns = {name: column for name, column in columns.items() if column is not None}
-    for row, entry in enumerate(entries):
-        if type(own := entry.get("dsops")) is dict:
-            _apply_extension(columns, row, own)
+def _table(rows: _Rows, images: ImageRows, columns: dict[str, Any], shapes: _Shapes) -> pa.Table:
+    entries, keys = rows.entries, rows.keys
+    columns["key"] = images.table["key"].take(pa.array(rows.image, mask=rows.image < 0)).combine_chunks()
+    if any(shapes.geometries):
+        columns["geometry"] = [shape and orjson.dumps(shape, option=_SORTED).decode() for shape in shapes.geometries]
+    if "caption" in keys:
+        columns["text"] = [text if type(text := entry.get("caption")) is str else None for entry in entries]
+    if "score" in keys:
+        columns["score"] = [_score(entry.get("score")) for entry in entries]
+    if "dsops" in keys:
+        for row in range(len(entries)):
+            _apply_extension(columns, row, rows.own(row))
     table = filled(columns, PARSED_ANNOTATIONS)
     return table if rows.good.all() else table.filter(pa.array(rows.good))
 
@@ -304,42 +305,29 @@ def _score(value: Any) -> float | None:
     return float(value) if type(value) in (int, float) and math.isfinite(value) else None
 
 
-def _geometry_texts(geometries: list[dict[str, Any] | None]) -> list[str | None] | None:
-    if not any(geometries):
-        return None
-    return [None if shape is None else orjson.dumps(shape, option=orjson.OPT_SORT_KEYS).decode() for shape in geometries]
-
-
-def _attributes(rows: _Rows) -> list[str | None]:
-    """Fields that COCO gives no meaning and `area`, as given; `iscrowd` only where it is true."""
-    extra = sorted(set().union(*rows.entries) - ANNOTATION_FIELDS)
-    dumps = orjson.dumps
-    entries, nonfinite = rows.entries, rows.file.nonfinite
-    texts: list[str | None] = []
-    for entry in entries:
-        values = {key: entry[key] for key in extra if key in entry}
-        if entry.get("iscrowd") in (1, "1"):
-            values["iscrowd"] = 1
-        if "dsops" in entry and type(own := entry["dsops"]) is dict:
+def _attributes(rows: _Rows) -> Sequence[str | bytes | None]:
+    """`area` and fields that COCO gives no meaning, as given; `iscrowd` only where it is true."""
+    extra = sorted(rows.keys - ANNOTATION_FIELDS)
+    attributes = [{key: entry[key] for key in extra if key in entry} for entry in rows.entries]
+    if "iscrowd" in rows.keys:
+        for values, entry in zip(attributes, rows.entries, strict=True):
+            if entry.get("iscrowd") in (1, "1"):
+                values["iscrowd"] = 1
+    if "dsops" in rows.keys:
+        for row, values in enumerate(attributes):
+            own = rows.own(row)
             for name in own.get("computed") or ():
                 values.pop(name, None)
-            if type(own.get("attributes")) is dict:
-                values.update(own["attributes"])
-        texts.append(json_text(finite(values)) if nonfinite else dumps(values, option=orjson.OPT_SORT_KEYS).decode() if values else None)
-    return texts
+            values.update(own.get("attributes") or {})
+    if rows.file.nonfinite:
+        attributes = [finite(values) for values in attributes]
+    return [orjson.dumps(values, option=_SORTED) if values else None for values in attributes]
 
 
 def _apply_extension(columns: dict[str, Any], row: int, own: dict[str, Any]) -> None:
-    """What `coco_write` put below "dsops"."""
-    allowed = {"kind": KINDS, "source": SOURCES}
     for name in ANNOTATION_EXTENSION:
         value = own.get(name)
-        if type(value) is str and value in allowed.get(name, (value,)):
+        if type(value) is str and value in _ALLOWED.get(name, (value,)):
             columns.setdefault(name, [None] * len(columns["label"]))[row] = value
     if own.get("annotation_id") is not None:
         columns["external_id"][row] = None
-    if "bbox" in (own.get("computed") or ()):
-        for side in ("x1", "y1", "x2", "y2"):
-            if isinstance(columns[side], pa.Array):
-                columns[side] = columns[side].to_pylist()
-            columns[side][row] = None

@@ -38,7 +38,8 @@ def load_json(source: SourceTree, path: str) -> Document:
 
 def _load_lenient(data: bytes, uri: str) -> Document:
     try:
-        return Document(json.loads(data.decode("utf-8-sig")), nonfinite=True)
+        value = json.loads(data.decode("utf-8-sig"))
+        orjson.dumps(value)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise FormatError(f"{uri}, line {line}: not UTF-8.", remedy="Save the file as UTF-8.") from error
@@ -49,3 +50,6 @@ def _load_lenient(data: bytes, uri: str) -> Document:
         ) from error
     except RecursionError as error:
         raise FormatError(f"{uri}: broken JSON: nested too deeply.", remedy="Fetch or export the file again.") from error
+    except TypeError as error:  # half of a surrogate pair, an integer of more than 64 bits
+        raise FormatError(f"{uri}: broken JSON: {error}.", remedy="Mend or export the file again.") from error
+    return Document(value, nonfinite=True)

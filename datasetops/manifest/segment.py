@@ -34,6 +34,7 @@ Positions = npt.NDArray[np.int64]
 MAPPED_FROM: Final = 20_000  # rows from which a segment is read through a memory-mapped copy
 _BATCH: Final = 1 << 18  # rows of one record batch of that copy
 _ROW_GROUP: Final = 1 << 16
+_UNIQUE: Final = frozenset({"uri", "sha256", "geometry", "_salt", "x1", "y1", "x2", "y2", *KEYS.values()})  # not worth a dictionary
 _EXTRA: Final = [pa.field("_op", pa.int8()), pa.field("_salt", pa.binary(SALT_BYTES))]
 
 
@@ -69,7 +70,7 @@ def write_segment(store: Store, table_name: str, rows: pa.Table, digests: list[b
             row_group_size=_ROW_GROUP,
             compression="zstd",
             write_page_checksum=True,
-            use_dictionary=[name for name in rows.column_names if name in _REPETITIVE],
+            use_dictionary=[name for name in rows.column_names if name not in _UNIQUE],
             write_statistics=[KEYS[table_name]],
             store_schema=False,
         )
@@ -87,34 +88,6 @@ def write_segment(store: Store, table_name: str, rows: pa.Table, digests: list[b
         descriptor = {"bytes": size, "erased": {}, "rows": rows.num_rows, "sha256": checksum, "table": table_name}
         store.put(segment_key(table_name, identity, "json"), canonical_json(descriptor))
     return SegmentInfo(identity, rows.num_rows)
-
-
-_REPETITIVE: Final = frozenset(
-    [
-        "uri",
-        "media_type",
-        "split",
-        "group",
-        "origin",
-        "license",
-        "consent",
-        "metadata",
-        "sample_id",
-        "kind",
-        "label",
-        "attributes",
-        "source",
-        "actor",
-        "model",
-        "event_id",
-        "created_at",
-        "expires_at",
-        "captured_at",
-        "width",
-        "height",
-        "_op",
-    ]
-) - {"uri"}
 
 
 def _file_digest(stream: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasetops.errors import DamagedError, DatasetOpsError, NotFoundError
-from datasetops.ledger import check_chain
+from datasetops.ledger import HINT, check_chain
 from datasetops.manifest.commit import Commit, get_object
 from datasetops.manifest.repository import Repository, ref_of
 from datasetops.manifest.segment import SegmentInfo, check_segment, segment_key
@@ -16,6 +16,15 @@ from datasetops.records import canonical_json, sha256_hex
 from datasetops.store.media import Media
 
 Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
+
+
+_NAMED = {
+    "commits/": "what a version is made of",
+    "schemas/": "a label schema",
+    "guides/": "a labeling guide",
+    "findings/": "findings of an ingest",
+    "media/": "an image",
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,8 @@ def verify(
     damage: list[Damage] = []
     if versions is None:
         damage += [Damage(key, problem, "the order of events") for key, problem in check_chain(store)]
-        if damage:
-            return damage
+        if any(item.object != HINT for item in damage):
+            return damage  # nothing else can be relied on
         damage += _check_keys(repository)
         damage += _check_named_objects(repository, progress)
         damage += _check_files(repository)
@@ -92,16 +101,16 @@ def verify(
     if media:
         names = sorted(commits, key=lambda name: int(name[1:]))
         damage += _check_media(repository, names if wanted is not None else names[-1:], progress)
-    return damage
+    return list({item.object: item for item in damage}.values())
 
 
 def _check_named_objects(repository: Repository, progress: Progress) -> Iterator[Damage]:
     """Objects that no version needs, or that are copied media: `<folder>/…/<sha256>.<suffix>`."""
     store = repository.store
-    keys = [key for folder in ("findings/", "media/") for key in store.list(folder)]
+    keys = [key for folder in _NAMED for key in store.list(folder)]
     for key in progress(keys, len(keys), "Hashing objects"):
         if sha256_hex(store.get(key)) != key.rpartition("/")[2].partition(".")[0]:
-            yield Damage(key, "it does not hash to its name", "an image" if key.startswith("media/") else "findings")
+            yield Damage(key, "it does not hash to its name", _NAMED[f"{key.partition('/')[0]}/"])
 
 
 def _check_files(repository: Repository) -> Iterator[Damage]:

@@ -99,7 +99,8 @@ def _diff_classes(a: LabelSchema, b: LabelSchema) -> list[Change]:
         else:
             changes += _changed("classes", name, _plain(before), _plain(new[name]))
     order = [before.name for before in pairs.values() if before is not None]
-    return changes + _reordered("classes", [c.name for c in a.classes if c.name in order], order)
+    kept = set(order)
+    return changes + _reordered("classes", [c.name for c in a.classes if c.name in kept], order)
 
 
 def _keyed(part: str, schema: LabelSchema) -> dict[str, dict[str, Any]]:

@@ -19,10 +19,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from datasetops.errors import SchemaError, did_you_mean
+from datasetops.errors import did_you_mean
 from datasetops.schema.model import LabelSchema
 from datasetops.schema.names import nearest_name
-from datasetops.schema.yamlfile import read_file
+from datasetops.schema.yamlfile import decode, read_file
 
 PARTS: Final = {
     "definition": "Definition",
@@ -93,12 +93,7 @@ def load_guide(source: str | Path | bytes) -> Guide:
     else:
         hint = did_you_mean(str(source), packaged_guides(), noun="packaged guides")
         data = read_file(Path(source), noun="labeling guide", remedy=f"Name a file, or a packaged guide. {hint}")
-    try:
-        return parse_guide(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        name = "labeling guide" if isinstance(source, bytes) else source
-        raise SchemaError(f"{name}, line {line}: not UTF-8.", remedy="Save the file as UTF-8.") from None
+    return parse_guide(decode(data, "labeling guide" if isinstance(source, bytes) else str(source)))
 
 
 def parse_guide(text: str) -> Guide:

@@ -5,7 +5,7 @@ What they do to annotations is in `datasetops.schema.relabel`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -188,7 +188,7 @@ def _rename(schema: LabelSchema, change: Rename) -> LabelSchema:
 def _merge(schema: LabelSchema, change: Merge) -> LabelSchema:
     sources = [_known(schema, name) for name in change.from_]
     if isinstance(change.to, ClassSpec):
-        parents = {c.parent for c in sources}
+        parents = {_parent_in_use(schema, c) for c in sources}
         inherited = {
             "parent": parents.pop() if len(parents) == 1 else None,
             "critical": _strictest(sources),
@@ -214,7 +214,11 @@ def _split(schema: LabelSchema, change: Split) -> LabelSchema:
     source = _known(schema, change.from_)
     for part in change.to:
         if isinstance(part, ClassSpec):
-            inherited = {"parent": source.parent, "critical": source.critical, "kinds": source.kinds}
+            inherited = {
+                "parent": _parent_in_use(schema, source),
+                "critical": source.critical,
+                "kinds": source.kinds,
+            }
             schema = _add(schema, _inherit(part, inherited))
         else:
             _active(schema, part)
@@ -234,17 +238,24 @@ def _add(schema: LabelSchema, spec: ClassSpec) -> LabelSchema:
 
 def _retire(schema: LabelSchema, names: set[str], heir: str | None = None) -> LabelSchema:
     """Deprecate classes. Their children go to `heir`, or where there is none to the nearest parent in use."""
-    parents = {c.name: c.parent for c in schema.classes}
 
     def retired(item: ClassDef) -> ClassDef:
         if item.deprecated or item.name in names:
             return item.model_copy(update={"deprecated": True})
-        parent = item.parent
-        while parent in names:
-            parent = parents[parent] if heir in (None, item.name) else heir
+        if item.parent not in names:
+            return item
+        parent = _parent_in_use(schema, item, names) if heir in (None, item.name) else heir
         return item.model_copy(update={"parent": parent})
 
     return schema.model_copy(update={"classes": [retired(c) for c in schema.classes]})
+
+
+def _parent_in_use(schema: LabelSchema, item: ClassDef, retired: Collection[str] = ()) -> str | None:
+    """The nearest class above it that is in use and is not about to be retired."""
+    parent = schema.find(item.parent) if item.parent else None
+    if parent is None or not (parent.deprecated or parent.name in retired):
+        return item.parent
+    return _parent_in_use(schema, parent, retired)
 
 
 def _extend(schema: LabelSchema, part: str, more: Callable[[Sequence[str]], list[str]]) -> LabelSchema:

@@ -60,7 +60,9 @@ def _one_line(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_plain_text)]
-Name = Annotated[Text, StringConstraints(min_length=1, max_length=200), AfterValidator(_one_line)]
+Name = Annotated[
+    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_plain_text), AfterValidator(_one_line)
+]
 Colour = Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$"), AfterValidator(str.lower)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -86,7 +88,7 @@ class Task(Record):
     multi: bool = False
     keypoints: tuple[Name, ...] = ()
     skeleton: tuple[tuple[Name, Name], ...] = ()
-    alphabet: Annotated[Text, StringConstraints(min_length=1)] | None = None
+    alphabet: Annotated[str, StringConstraints(min_length=1), AfterValidator(_plain_text)] | None = None
     max_length: Count | None = None
 
     @model_validator(mode="after")

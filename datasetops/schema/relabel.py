@@ -76,7 +76,6 @@ def _migrate_batch(
     batch: pa.RecordBatch, outcome: Callable[[_State], _Outcome], counts: Counter[str]
 ) -> tuple[pa.RecordBatch, pa.Array]:
     """The changed rows, and the ids of those among them that a person must decide. Adds to `counts`."""
-    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -90,18 +89,10 @@ def _migrate_batch(
     matters = pc.or_(is_open, pc.is_in(labels, value_set=split))
     rows = pc.indices_nonzero(pc.or_(matters, pc.is_in(labels, value_set=touched)))
     labels, attributes, matters = labels.take(rows), attributes.take(rows), matters.take(rows)
-    label_codes = labels.dictionary_encode(null_encoding="encode")
-    text_codes = pc.if_else(matters, attributes, None).dictionary_encode(null_encoding="encode")
-    width = max(1, len(text_codes.dictionary))
-    pairs = label_codes.indices.to_numpy().astype(np.int64) * width + text_codes.indices.to_numpy()
-    codes = pa.array(pairs).dictionary_encode()
-    label_values, texts = label_codes.dictionary.to_pylist(), text_codes.dictionary.to_pylist()
-
+    codes, pairs, sizes = _distinct(labels, pc.if_else(matters, attributes, None))
     new: dict[str, list[Any]] = {"label": [], "attributes": [], "changed": [], "marked": []}
-    sizes = np.bincount(codes.indices.to_numpy(), minlength=len(codes.dictionary))
-    for pair, size in zip(codes.dictionary.to_pylist(), sizes.tolist(), strict=True):
-        text = texts[pair % width]
-        before = _State(label_values[pair // width], _choices(text))
+    for (label, text), size in zip(pairs, sizes, strict=True):
+        before = _State(label, _choices(text))
         after, steps = outcome(before)
         counts.update(dict.fromkeys(steps, size))
         new["label"].append(after.label)
@@ -110,16 +101,35 @@ def _migrate_batch(
         new["marked"].append(after != before and after.choices is not None)
 
     def spread(name: str, kind: pa.DataType) -> pa.Array:
-        return pa.array(new[name], kind).take(codes.indices)
+        return pa.array(new[name], kind).take(codes)
 
-    columns = {"label": spread("label", pa.string())}
-    columns["attributes"] = pc.if_else(matters, spread("attributes", pa.string()), attributes)
-    result = batch.take(rows)
+    changed, marked = spread("changed", pa.bool_()), spread("marked", pa.bool_())
+    columns = {
+        "label": spread("label", pa.string()),
+        "attributes": pc.if_else(matters, spread("attributes", pa.string()), attributes),
+    }
+    result = batch.take(rows.filter(changed))
     for name, column in columns.items():
         index = result.schema.get_field_index(name)
-        result = result.set_column(index, result.schema.field(index), pc.cast(column, result.schema.field(index).type))
-    marked = pc.cast(result["annotation_id"], pa.string()).filter(spread("marked", pa.bool_()))
-    return result.filter(spread("changed", pa.bool_())), marked
+        field = result.schema.field(index)
+        result = result.set_column(index, field, pc.cast(column.filter(changed), field.type))
+    ids = pc.cast(batch["annotation_id"].take(rows.filter(marked)), pa.string())
+    return result, ids
+
+
+def _distinct(a: pa.Array, b: pa.Array) -> tuple[pa.Array, list[tuple[str | None, str | None]], list[int]]:
+    """Distinct pairs of two columns of text: for each row the number of its pair, the pairs, and how often each comes."""
+    import numpy as np
+    import pyarrow as pa
+
+    left, right = (column.dictionary_encode(null_encoding="encode") for column in (a, b))
+    width = max(1, len(right.dictionary))
+    joined = left.indices.to_numpy().astype(np.int64) * width + right.indices.to_numpy()
+    encoded = pa.array(joined).dictionary_encode()
+    lefts, rights = left.dictionary.to_pylist(), right.dictionary.to_pylist()
+    pairs = [(lefts[n // width], rights[n % width]) for n in encoded.dictionary.to_pylist()]
+    sizes = np.bincount(encoded.indices.to_numpy(), minlength=len(pairs))
+    return encoded.indices, pairs, sizes.tolist()
 
 
 def _run(state: _State, steps: Sequence[Step]) -> _Outcome:

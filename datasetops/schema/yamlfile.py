@@ -1,12 +1,13 @@
 """Strict YAML: plain values only, every value with its line, and errors that a person can act on.
 
-Read as YAML 1.2's JSON schema, so that `no`, `on`, `1:30` and `007` are the words that they look like. Tags, aliases
-and repeated keys are refused; without aliases a small file cannot grow into a large value.
+Read as YAML 1.2's JSON schema, so that `no`, `on`, `1:30` and `007` are the words that they look like. Tags, anchors
+and repeated keys are refused; without anchors a small file cannot grow into a large value.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -17,38 +18,31 @@ from pydantic_core import ErrorDetails
 
 from datasetops.errors import NotFoundError, SchemaError, did_you_mean
 
-MAX_BYTES = 16 * 2**20  # a schema of 10,000 classes with their definitions is about 3 MB
+MAX_BYTES = 8 * 2**20  # a schema of 10,000 classes with their definitions is about 2 MB
+MAX_DEPTH = 20
 SHOWN_PROBLEMS = 20
 
 Location = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
-_RESOLVERS = (
-    ("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-    ("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    ("tag:yaml.org,2002:int", re.compile(r"^-?(?:0|[1-9][0-9]{0,17})$"), list("-0123456789")),
-    (
-        "tag:yaml.org,2002:float",
-        re.compile(r"^-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
-        list("-.0123456789"),
-    ),
-)
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own class attribute, filled below
+_PLAIN: dict[str, re.Pattern[str]] = {
+    "null": re.compile(r"^(?:~|null|Null|NULL|)$"),
+    "bool": re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"),
+    "int": re.compile(r"^-?(?:0|[1-9][0-9]{0,17})$"),
+    "float": re.compile(r"^-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
+}
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser where PyYAML has it, ten times as fast
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever this reader or one of YAML 1.1 would not take for text."""
+    """Quotes whatever this reader, or one of YAML 1.1, would not take for text. Never writes a reference."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-for _tag, _pattern, _first in _RESOLVERS:
-    _Loader.add_implicit_resolver(_tag, _pattern, _first)
-    _Dumper.add_implicit_resolver(_tag, _pattern, _first)
+for _type, _pattern in _PLAIN.items():
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_type}", _pattern, None)
 
 
 @dataclass
@@ -70,93 +64,111 @@ def read_file(path: Path, *, noun: str, remedy: str = "Check the path.") -> byte
     """The bytes of a file. Raises NotFoundError where it is absent, SchemaError where it cannot be read."""
     try:
         with path.open("rb") as stream:
-            return stream.read(MAX_BYTES + 1)
+            return _of_sane_size(stream.read(MAX_BYTES + 1), str(path))
     except FileNotFoundError:
         raise NotFoundError(f"There is no {noun} {path}.", remedy=remedy) from None
     except OSError as error:
         raise SchemaError(f"Cannot read the {noun} {path}: {error.strerror}.", remedy="Name a readable file.") from None
 
 
-def read_yaml(data: bytes, name: str) -> Document:
-    """Parse one YAML document; `name` is what errors call it. Raises SchemaError with file and line."""
-    if len(data) > MAX_BYTES:
-        raise SchemaError(f"{name}: larger than {MAX_BYTES // 2**20} MiB.", remedy="Name a label schema or migration.")
+def decode(data: bytes, name: str) -> str:
+    """UTF-8 text, without a byte order mark. Raises SchemaError that names the line at fault."""
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SchemaError(f"{name}, line {line}: not UTF-8.", remedy="Save the file as UTF-8.") from None
+
+
+def _of_sane_size(data: bytes, name: str) -> bytes:
+    if len(data) > MAX_BYTES:
+        message = f"{name}: expected a schema, migration or guide; got a file of more than {MAX_BYTES // 2**20} MiB."
+        raise SchemaError(message, remedy="Name another file.")
+    return data
+
+
+def read_yaml(data: bytes, name: str) -> Document:
+    """Parse one YAML document; `name` is what errors call it. Raises SchemaError with file and line."""
+    text = decode(_of_sane_size(data, name), name)
+    unprintable = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if unprintable:
+        line = text.count("\n", 0, unprintable.start()) + 1
+        message = f"{name}, line {line}: the character U+{ord(unprintable[0]):04X} is not allowed in YAML."
+        raise SchemaError(message, remedy="Remove it.")
+    document = Document(name, None)
     try:
-        root = _Loader(text).get_single_node()
-        if root is None:
-            raise SchemaError(f"{name}: the file is empty.", remedy="Copy a packaged schema: dsops schema show digits")
-        document = Document(name, None)
-        document.value = _value(root, (), document, set())
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise SchemaError(
-            f"{name}, line {line}: the character U+{ord(text[error.position]):04X} is not allowed in YAML.",
-            remedy="Remove it.",
-        ) from None
+        _read_document(yaml.parse(text, Loader=_Loader), document)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise SchemaError(f"{name}{where}: {error.problem or error.context}.", remedy="Correct the YAML.") from None
-    except RecursionError:
-        raise SchemaError(f"{name}: nested too deeply.", remedy="A schema is at most a few levels deep.") from None
+        raise SchemaError(f"{name}{where}: {problem}.", remedy="Correct the YAML.") from None
     return document
 
 
-def _value(node: yaml.Node, path: Location, document: Document, seen: set[int]) -> Any:
-    line = node.start_mark.line + 1
-    document.lines[path] = line
-    if id(node) in seen:
-        raise SchemaError(
-            f"{document.name}, line {line}: {_field(path)}: expected a value; got a reference (*) to an anchor.",
-            remedy="Write the value out in both places.",
-        )
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
-        return _mapping(node, path, document, seen)
-    if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
-        return [_value(child, (*path, index), document, seen) for index, child in enumerate(node.value)]
-    if isinstance(node, yaml.ScalarNode):
-        match node.tag.removeprefix("tag:yaml.org,2002:"):
-            case "str":
-                return node.value
-            case "null" if node.value in ("~", "null", "Null", "NULL", ""):
-                return None
-            case "bool" if node.value.lower() in ("true", "false"):
-                return node.value.lower() == "true"
-            case "int" if _RESOLVERS[2][1].match(node.value):
-                return int(node.value)
-            case "float" if _RESOLVERS[3][1].match(node.value):
-                return float(node.value)
-    raise SchemaError(
-        f"{document.name}, line {line}: {_field(path)}: expected a plain value; got the tag {node.tag!r}.",
-        remedy="Remove the tag.",
-    )
+def _read_document(events: Iterator[Any], document: Document) -> None:
+    event = next(events)
+    while isinstance(event, yaml.StreamStartEvent | yaml.DocumentStartEvent):
+        event = next(events)
+    if isinstance(event, yaml.StreamEndEvent):
+        raise SchemaError(f"{document.name}: the file is empty.", remedy="Name a file with content.")
+    document.value = _value(event, events, (), document)
+    next(events)  # the end of the document
+    following = next(events)
+    if not isinstance(following, yaml.StreamEndEvent):
+        line = following.start_mark.line + 1
+        raise SchemaError(f"{document.name}, line {line}: expected one document; a second begins.", remedy="Remove it.")
 
 
-def _mapping(node: yaml.MappingNode, path: Location, document: Document, seen: set[int]) -> dict[str, Any]:
+def _value(event: Any, events: Iterator[Any], path: Location, document: Document) -> Any:
+    """The value that `event` begins; takes the rest of it from `events`."""
+    line = document.lines[path] = event.start_mark.line + 1
+    refused = ""
+    if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        refused = "an anchor (&) or a reference to one (*)"
+    elif event.tag is not None:
+        refused = f"the tag {event.tag}"
+    elif len(path) > MAX_DEPTH:
+        refused = f"a value inside more than {MAX_DEPTH} others"
+    if refused:
+        message = f"{document.name}, line {line}: {_field(path)}: expected a plain value; got {refused}."
+        raise SchemaError(message, remedy="Write the value out.")
+    if isinstance(event, yaml.MappingStartEvent):
+        return _mapping(events, path, document)
+    if isinstance(event, yaml.SequenceStartEvent):
+        items: list[Any] = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(_value(event, events, (*path, len(items)), document))
+        return items
+    return _scalar(event.value) if event.implicit[0] else event.value
+
+
+def _mapping(events: Iterator[Any], path: Location, document: Document) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise SchemaError(
-                f"{document.name}, line {line}: {_field(path)}: expected a word as key; got a list or mapping.",
-                remedy="Use the names of fields as keys.",
-            )
-        key = key_node.value
-        if key in result:
-            first = document.key_lines[(*path, key)]
-            raise SchemaError(
-                f"{document.name}, line {line}: {_field((*path, key))}: expected once; it is also in line {first}.",
-                remedy="Remove one of the two.",
-            )
-        document.key_lines[(*path, key)] = line
-        result[key] = _value(value_node, (*path, key), document, seen)
+    while not isinstance(key := next(events), yaml.MappingEndEvent):
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarEvent):
+            message = f"{document.name}, line {line}: {_field(path)}: expected a word as key; got a list or mapping."
+            raise SchemaError(message, remedy="Use the names of fields as keys.")
+        inner = (*path, key.value)
+        if key.value in result:
+            first = document.key_lines[inner]
+            message = f"{document.name}, line {line}: {_field(inner)}: expected once; it is also in line {first}."
+            raise SchemaError(message, remedy="Remove one of the two.")
+        document.key_lines[inner] = line
+        result[key.value] = _value(next(events), events, inner, document)
     return result
+
+
+def _scalar(text: str) -> str | int | float | bool | None:
+    """A plain (unquoted) scalar."""
+    if _PLAIN["null"].match(text):
+        return None
+    if _PLAIN["bool"].match(text):
+        return text.lower() == "true"
+    if _PLAIN["int"].match(text):
+        return int(text)
+    return float(text) if _PLAIN["float"].match(text) else text
 
 
 def validated(model: type[M], document: Document) -> M:
@@ -173,13 +185,20 @@ def validated(model: type[M], document: Document) -> M:
 
 
 def _problems(error: ValidationError, model: type[BaseModel], document: Document) -> list[tuple[int, str, str]]:
-    found: dict[tuple[Location, str], tuple[int, str, str]] = {}
+    """(line, message, remedy) of each field at fault, in the order of the file."""
+    by_place: dict[tuple[int, Location], list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         path, line = _place(details, document)
-        expected, remedy = _explain(details, model)
-        text = f"{document.name}, line {line}: {_field(path)}: {expected}."
-        found.setdefault((path, details["type"]), (line, text, remedy))
-    return sorted(found.values())
+        by_place.setdefault((line, path), []).append(details)
+    found = []
+    for (line, path), group in by_place.items():
+        # Entries that are themselves at fault do not make their list too short, nor a record's defaults unknown.
+        deeper = any(other[: len(path)] == path and other != path for _, other in by_place)
+        group = [d for d in group if d["type"] not in _FOLLOWING or not deeper]
+        if group:
+            message, remedy = _explain(group, model)
+            found.append((line, f"{document.name}, line {line}: {_field(path)}: {message}.", remedy))
+    return sorted(found)
 
 
 def _place(details: ErrorDetails, document: Document) -> tuple[Location, int]:
@@ -222,30 +241,36 @@ _EXPECTED = {
     "less_than": "a number below {lt:g}",
     "less_than_equal": "a number of at most {le:g}",
     "literal_error": "one of {expected}",
-    "too_short": "at least {min_length} entries",
-    "too_long": "at most {max_length} entries",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
 }
+_FOLLOWING = ("too_short", "default_factory_not_called")  # errors that only follow from others
 
 
-def _explain(details: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
-    """What was expected and what came, and the remedy."""
-    kind, given, context = details["type"], details["input"], details.get("ctx", {})
-    if kind == "schema":
-        return context["reason"], context["remedy"]
-    if kind == "missing":
-        return "expected a value; it is missing", "Add the missing fields."
-    if kind == "extra_forbidden":
-        return "there is no such field", did_you_mean(
-            str(details["loc"][-1]), _fields_at(model, details["loc"][:-1]), noun="fields"
-        )
-    expected = _EXPECTED.get(kind, "").format(**context) or details["msg"].removeprefix("Input should be ")
-    remedy = (
-        "Put quotes around text that looks like a number or like true, false or null." if kind == "string_type" else ""
-    )
-    return f"expected {expected}; got {_shown(given)}", remedy
+def _explain(group: list[ErrorDetails], model: type[BaseModel]) -> tuple[str, str]:
+    """What was expected of one field (or else expected, where it may be several things), what came, and the remedy."""
+    details, context = group[0], group[0].get("ctx", {})
+    match details["type"]:
+        case "schema":
+            return context["reason"], context["remedy"]
+        case "missing":
+            return "expected a value; it is missing", "Add the missing fields."
+        case "extra_forbidden":
+            *record, name = details["loc"]
+            return "there is no such field", did_you_mean(str(name), _fields_at(model, record), noun="fields")
+    remedy = "Put quotes around text that begins with # or looks like a number, true, false or null."
+    expected = " or ".join(dict.fromkeys(map(_expected, group)))
+    quotes = [d["type"] for d in group] == ["string_type"]
+    return f"expected {expected}; got {_shown(details['input'])}", remedy if quotes else ""
 
 
-def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
+def _expected(details: ErrorDetails) -> str:
+    phrase = _EXPECTED.get(details["type"])
+    return phrase.format(**details.get("ctx", {})) if phrase else details["msg"]
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     for part in location:
         declared = model.model_fields.get(str(part))
         if declared is not None:
@@ -260,5 +285,12 @@ def _records_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _shown(value: Any) -> str:
-    text = {dict: "a mapping", list: "a list", type(None): "nothing"}.get(type(value)) or repr(value)
+    match value:
+        case None:
+            return "nothing"
+        case dict():
+            return "a mapping"
+        case list():
+            return f"a list of {len(value)}" if value else "an empty list"
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

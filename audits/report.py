@@ -1,0 +1,148 @@
+"""The audit report: one HTML file with pictures and plots that opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image, ImageDraw
+
+from datasetops.audits import charts
+from datasetops.audits.base import Progress, no_progress
+from datasetops.audits.run import AuditRecord
+from datasetops.errors import DatasetOpsError
+from datasetops.manifest import Repository, Version
+from datasetops.media import decode_image
+from datasetops.plugins import load_plugin
+from datasetops.records import SEVERITIES
+from datasetops.store.media import Media
+
+SHOWN_PER_CHECK = 48  # with pictures; all others stand in the findings table
+_RELATED_SHOWN = 3
+_SIDE = 144  # pixels of a thumbnail's longer side
+
+
+def write_report(
+    repository: Repository,
+    version: Version,
+    record: AuditRecord,
+    out: Path,
+    *,
+    progress: Progress[Any] = no_progress,
+) -> None:
+    """Write the report of an audit to a file. Images that cannot be read are left blank and said to be."""
+    from jinja2 import Environment, PackageLoader
+
+    wanted = {name: _of_check(record, name) for name in record.info["checks"]}
+    rows = [row for found in wanted.values() for row in found]
+    pictures = _Pictures(repository, version, rows)
+    sections = []
+    for row in progress(rows, len(rows), "Drawing the report"):
+        row["picture"] = pictures.of(row)
+        row["others"] = [pictures.plain(sample_id) for sample_id in row["related"][:_RELATED_SHOWN]]
+    for name, found in wanted.items():
+        check = load_plugin("checks", name)
+        summary = record.summaries.get(name, {})
+        facts = record.info["checks"][name]
+        sections.append(
+            {
+                "name": name,
+                "title": check.title,
+                "facts": facts,
+                "notes": _notes(summary),
+                "charts": [{**chart, "svg": charts.draw(chart)} for chart in summary.get("charts", [])],
+                "findings": found,
+                "more": facts["findings"] - len(found),
+            }
+        )
+    sections.sort(key=lambda section: (not section["findings"], section["name"] == "ingest", section["name"]))
+    environment = Environment(loader=PackageLoader("datasetops.audits"), autoescape=True, trim_blocks=True)
+    severity = record.findings["severity"]
+    html = environment.get_template("report.html").render(
+        info=record.info,
+        sections=sections,
+        message=version.commit.message,
+        time=version.commit.time[:16].replace("T", " "),
+        author=version.commit.author,
+        totals={name: int(pc.sum(pc.equal(severity, name)).as_py() or 0) for name in reversed(SEVERITIES)},
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(html, encoding="utf-8")
+
+
+def _of_check(record: AuditRecord, name: str) -> list[dict[str, Any]]:
+    rows = record.findings.filter(pc.equal(record.findings["check"], name)).slice(0, SHOWN_PER_CHECK).to_pylist()
+    return [row | {"related": json.loads(row["related"]) if row["related"] else []} for row in rows]
+
+
+def _notes(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Plain numbers and words of a summary, for a line under the heading."""
+    return [
+        (
+            key.replace("_", " "),
+            f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if _is_int(value) else value,
+        )
+        for key, value in summary.items()
+        if isinstance(value, str | float) or _is_int(value)
+    ]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+class _Pictures:
+    """Thumbnails as data URLs, each made once."""
+
+    def __init__(self, repository: Repository, version: Version, rows: list[dict[str, Any]]) -> None:
+        ids = {row["sample_id"] for row in rows if row["sample_id"]}
+        ids |= {sample_id for row in rows for sample_id in row["related"][:_RELATED_SHOWN]}
+        samples = version.state("samples").rows(pa.array(sorted(ids), pa.string()), ["sample_id", "uri", "sha256"])
+        self._uris = {row["sample_id"]: row["uri"] for row in samples.to_pylist() if row["sha256"]}
+        boxed = pa.array(sorted({row["annotation_id"] for row in rows if row["annotation_id"]}), pa.string())
+        boxes = version.state("annotations").rows(boxed, ["annotation_id", "x1", "y1", "x2", "y2"])
+        self._boxes = {row.pop("annotation_id"): tuple(row.values()) for row in boxes.to_pylist()}
+        self._media = Media(repository.store, repository.root)
+        self._plain: dict[str, str | None] = {}
+
+    def of(self, row: Mapping[str, Any]) -> str | None:
+        """The finding's image, with its box if it is about one."""
+        box = self._boxes.get(row["annotation_id"])
+        if row["sample_id"] is None:
+            return None
+        return self._draw(row["sample_id"], box) if box and None not in box else self.plain(row["sample_id"])
+
+    def plain(self, sample_id: str) -> str | None:
+        if sample_id not in self._plain:
+            self._plain[sample_id] = self._draw(sample_id, None)
+        return self._plain[sample_id]
+
+    def _draw(self, sample_id: str, box: tuple[float, ...] | None) -> str | None:
+        uri = self._uris.get(sample_id)
+        if uri is None:
+            return None
+        try:
+            image = decode_image(self._media.read(uri))
+        except DatasetOpsError:
+            return None
+        scale = _SIDE / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        thumbnail = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+        if box:
+            corners = [value * scale for value in box]
+            corners = [
+                min(corners[0], corners[2]),
+                min(corners[1], corners[3]),
+                max(corners[0], corners[2]),
+                max(corners[1], corners[3]),
+            ]
+            ImageDraw.Draw(thumbnail).rectangle(corners, outline=(255, 64, 64), width=2)
+        sink = io.BytesIO()
+        thumbnail.save(sink, "JPEG", quality=82)
+        return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"

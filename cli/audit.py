@@ -1,0 +1,144 @@
+"""Commands that find what is wrong: audit, findings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.versions import VersionName
+
+
+def register(app: typer.Typer) -> None:
+    for function in (audit, findings):
+        command(app)(function)
+
+
+def audit(
+    session: Session,
+    version: VersionName = "main",
+    check: Annotated[list[str] | None, typer.Option("--check", help="Only this check. May be repeated.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only samples of this split.")] = None,
+    where: Annotated[str | None, typer.Option(help="Only samples that fulfil this SQL condition.")] = None,
+    probabilities: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet: sample_id (or uri) and a column a class, out-of-sample.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="builtin:NAME, hf:NAME[@REVISION] or local:DIR.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Where to write the HTML report.")] = None,
+    fail_on: Annotated[str | None, typer.Option(help="Exit with status 3 on findings of low, medium or high.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same findings.")] = 0,
+    again: Annotated[bool, typer.Option("--again", help="Compute it anew even if it was done before.")] = False,
+    list_checks: Annotated[bool, typer.Option("--list", help="List the checks and what they need.")] = False,
+) -> None:
+    """Find labels that are probably wrong, duplicates, leaks between splits, bad images, outliers, and more.
+
+    Leaves a record with every finding and score, and a report to open in a browser.
+    """
+    from datasetops.plugins import load_plugin, plugin_names
+    from datasetops.records import SEVERITIES
+
+    if list_checks:
+        rows = [
+            {"check": name, "title": load_plugin("checks", name).title, "needs": load_plugin("checks", name).needs}
+            for name in plugin_names("checks")
+        ]
+        session.emit(rows, table((row.values() for row in rows), header=("check", "finds", "needs")))
+        return
+    if fail_on is not None and fail_on not in SEVERITIES:
+        raise ValueError(f"--fail-on: expected low, medium or high; got {fail_on!r}")
+
+    from datasetops.audits.probabilities import read_probabilities
+    from datasetops.audits.report import write_report
+    from datasetops.audits.run import audit as run_audit
+
+    repository = session.repository
+    chosen = repository.version(version)
+    record = run_audit(
+        repository,
+        chosen,
+        checks=check or (),
+        split=split,
+        where=where,
+        probabilities=read_probabilities(probabilities) if probabilities else None,
+        model=model,
+        seed=seed,
+        again=again,
+        progress=session.progress,
+    )
+    out = report or Path(f"{record.version}-audit-{record.audit_id}.html")
+    write_report(repository, chosen, record, out, progress=session.progress)
+    answer = dict(record.info) | {"findings": len(record.findings), "report": str(out.absolute())}
+    session.emit(answer, _summary(record, out))
+    if fail_on is not None and (worst := record.worst()) and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on):
+        raise typer.Exit(CHECK_FAILED)
+
+
+def _summary(record: Any, out: Path) -> list[str]:
+    lines = table(
+        (
+            [name, *facts["severity"].values(), facts.get("skipped") and f"skipped: {facts['skipped']}"]
+            for name, facts in record.info["checks"].items()
+        ),
+        header=("check", "high", "medium", "low", ""),
+    )
+    noise = record.summaries.get("label_noise", {})
+    if "estimated_errors" in noise:
+        lines += [
+            "",
+            f"Of {noise['items']:,} labels about {noise['estimated_errors']:,.0f} may be wrong "
+            "(an estimate from the model, not a bound).",
+        ]
+    worst = record.findings.slice(0, 5).to_pylist()
+    if worst:
+        lines += ["", "Worst first:", *table([f["severity"], f["uri"] or f["sample_id"], f["message"]] for f in worst)]
+    return [*lines, "", f"Report: {out.absolute()}", f"All findings: dsops findings {record.version}"]
+
+
+def findings(
+    session: Session,
+    version: VersionName = "main",
+    check: Annotated[list[str] | None, typer.Option("--check", help="Only this check. May be repeated.")] = None,
+    severity: Annotated[str | None, typer.Option(help="Only high, medium or low.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    label: Annotated[str | None, typer.Option(help="Only items labeled so.")] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="At most that many, worst first.")] = None,
+    all_scores: Annotated[
+        bool, typer.Option("--all-scores", help="Every item's score of the checks, flagged or not.")
+    ] = False,
+    format: Annotated[str | None, typer.Option(help="csv, json or parquet.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+) -> None:
+    """List, filter and export what the newest audit of a version found. Scores are in [0, 1]; 1 is clean."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from datasetops.audits.run import latest_audit
+    from datasetops.cli.files import write_table
+
+    from datasetops.records import SEVERITIES
+
+    if severity is not None and severity not in SEVERITIES:
+        raise ValueError(f"--severity: expected low, medium or high; got {severity!r}")
+    record = latest_audit(session.repository, session.repository.version(version))
+    for name in check or []:
+        if name not in record.info["checks"]:
+            ran = ", ".join(record.info["checks"])
+            raise ValueError(f"--check: {name!r} was not part of the newest audit of {record.version} (it ran {ran})")
+    rows = record.scores.sort_by("score") if all_scores else record.findings
+    for column, values in (("check", check), ("severity", [severity]), ("split", [split]), ("given", [label])):
+        if values and values != [None] and column in rows.column_names:
+            rows = rows.filter(pc.is_in(rows[column], pa.array(values, pa.string())))
+    rows = rows.slice(0, budget)
+    if out or format:
+        write_table(rows, out, format)
+        if out:
+            session.say(f"Wrote {len(rows):,} rows to {out}")
+        return
+    shown = rows.to_pylist() if session.as_json else rows.slice(0, 50).to_pylist()
+    names = ("check", "sample_id", "score") if all_scores else ("severity", "check", "score", "uri", "message")
+    lines = table(
+        ([round(row[name], 3) if name == "score" else row[name] for name in names] for row in shown), header=names
+    )
+    if len(rows) > len(shown):
+        lines.append(f"… {len(rows) - len(shown):,} more; --out FILE.csv writes them all")
+    session.emit(shown, lines if shown else "No findings.")

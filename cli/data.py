@@ -1,0 +1,169 @@
+"""Commands that bring data in and out: init, ingest, split, export, checkout."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from datasetops.cli.session import Session, command
+from datasetops.cli.versions import Branch, VersionName
+
+Message = Annotated[str | None, typer.Option("--message", "-m", help="Message of the new version.")]
+Unseal = Annotated[str | None, typer.Option(help="Reason for changing a sealed split; it is recorded.")]
+
+
+def register(app: typer.Typer) -> None:
+    for function in (init, ingest, split, export, checkout):
+        command(app)(function)
+
+
+def init(
+    session: Session,
+    where: Annotated[str, typer.Argument(metavar="[DIR]", help="A folder, or s3://bucket/prefix.")] = ".",
+    schema: Annotated[str | None, typer.Option(help="Label schema: a YAML file, or one that comes with dsops.")] = None,
+    guide: Annotated[str | None, typer.Option(help="Labeling guide: a Markdown file, or one that comes along.")] = None,
+    store: Annotated[str | None, typer.Option(help="Keep the objects elsewhere, e.g. s3://bucket/prefix.")] = None,
+) -> None:
+    """Make a repository in a folder or an S3 prefix.
+
+    A guide of the same name is taken along with a packaged schema.
+    """
+    from datasetops.manifest import Repository
+    from datasetops.schema import load_guide, load_schema, packaged_guides, packaged_schemas
+
+    if schema is None:
+        raise ValueError(
+            f"--schema is missing. Give a YAML file, or one that comes with dsops: {', '.join(packaged_schemas())}"
+        )
+    text = load_guide(guide or schema).text if guide or schema in packaged_guides() else None
+    target = session.directory if where == "." else where
+    repository = Repository.init(target, load_schema(schema), guide=text, store_url=store)
+    answer = {"repository": target, "store": repository.store.url, "schema": repository.schema.name}
+    session.emit(answer, f"Made a repository in {target}. Next: dsops ingest SOURCE")
+
+
+def ingest(
+    session: Session,
+    source: Annotated[str, typer.Argument(help="Folder, file or s3://bucket/prefix.")],
+    format: Annotated[
+        str | None, typer.Option(help="folder, table, coco, yolo or voc; guessed where it is left out.")
+    ] = None,
+    images: Annotated[str | None, typer.Option(help="Where the images are, if not in the source.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of samples whose source names none.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Tables: NAME=HEADING, e.g. path='Image Index'. May be repeated.")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the repository.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse the whole source if anything is wrong.")] = False,
+    branch: Branch = "main",
+    message: Message = None,
+    unseal: Unseal = None,
+) -> None:
+    """Bring an image set in as a new version.
+
+    folder: one folder a class, or SPLIT/CLASS/image. table: CSV or Parquet with path, label and optional split, group,
+    origin, license, consent, captured_at; other columns become metadata. coco: JSON. yolo: data.yaml with images/ and
+    labels/. voc: XML files. What is faulty is left out and told; ingesting the same again changes nothing.
+    """
+    from datasetops.audits.duplicates import guard_sealed_splits
+
+    from datasetops.ingest import ingest as bring_in
+
+    columns = {}
+    for item in column or []:
+        name, sign, heading = item.partition("=")
+        if not sign or not name or not heading:
+            raise ValueError(f"--column: expected NAME=HEADING; got {item!r}")
+        columns[name] = heading
+    result = bring_in(
+        session.repository,
+        source,
+        format=format,
+        images=images,
+        split=split,
+        columns=columns,
+        copy=copy,
+        strict=strict,
+        branch=branch,
+        message=message,
+        unseal=unseal,
+        guard=guard_sealed_splits,
+        progress=session.progress,
+    )
+    lines = [
+        f"{result.version.name}: {result.samples:,} samples and {result.annotations:,} annotations from {source}"
+        + ("" if result.changed else "; nothing changed")
+    ]
+    if result.kept:
+        lines.append(f"{result.kept:,} annotations were left as people or models corrected them.")
+    for finding in result.findings[:10]:
+        where = finding.uri or finding.sample_id or finding.annotation_id or source
+        session.say(f"{'rejected' if finding.severity == 'high' else 'note'}: {where}: {finding.message}")
+    if len(result.findings) > 10:
+        lines.append(
+            f"{len(result.findings):,} findings in all; see them with: "
+            f"dsops audit {result.version.name} --check ingest && dsops findings {result.version.name}"
+        )
+    if result.rejected:
+        lines.append(f"{result.rejected:,} faulty rows were left out.")
+    session.emit(result.as_dict(), lines)
+
+
+def split(
+    session: Session,
+    ratios: Annotated[str, typer.Argument(help="Shares, e.g. train=0.8,val=0.1,test=0.1.")],
+    seed: Annotated[int, typer.Option(help="Another seed gives another division.")] = 0,
+    seal: Annotated[list[str] | None, typer.Option(help="Seal this split: from now on it may only grow.")] = None,
+    branch: Branch = "main",
+    message: Message = None,
+) -> None:
+    """Place samples that have no split yet. Groups and copies of a file stay together; nothing placed ever moves."""
+    from datasetops.splits import assign_splits
+
+    shares = {}
+    for item in ratios.split(","):
+        name, _, share = item.partition("=")
+        try:
+            shares[name.strip()] = float(share)
+        except ValueError:
+            raise ValueError(f"expected NAME=SHARE; got {item!r}") from None
+    result = assign_splits(
+        session.repository, shares, seed=seed, seal=tuple(seal or ()), branch=branch, message=message
+    )
+    by_split = result.version.summary()["by_split"]
+    answer = {"version": result.version.name, "changed": result.changed, "by_split": by_split}
+    told = ", ".join(f"{name} {count:,}" for name, count in by_split.items())
+    session.emit(answer, f"{result.version.name}: {told}" + ("" if result.changed else "; nothing was left to place"))
+
+
+def export(
+    session: Session,
+    version: VersionName,
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    format: Annotated[str, typer.Option(help="folder, table, coco, yolo or voc.")] = "coco",
+    where: Annotated[str | None, typer.Option(help="SQL condition over samples and annotations.")] = None,
+    no_media: Annotated[bool, typer.Option("--no-media", help="Write labels only.")] = False,
+) -> None:
+    """Write a version in another tool's format, and say what that format cannot hold."""
+    from datasetops.export import export as write
+
+    found = session.repository.version(version)
+    result = write(
+        session.repository, found, out, format=format, copy_media=not no_media, where=where, progress=session.progress
+    )
+    lines = [f"{result.version}: wrote {result.samples:,} samples and {result.annotations:,} annotations to {out}"]
+    session.emit(asdict(result), lines + [f"not kept by {format}: {text}" for text in result.lost])
+
+
+def checkout(
+    session: Session, version: VersionName, out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder.")]
+) -> None:
+    """Write a version as plain files: images/, samples.parquet, annotations.parquet, schema.yaml, guide.md."""
+    from datasetops.export import checkout as write
+
+    result = write(session.repository, session.repository.version(version), out, progress=session.progress)
+    lines = [f"{result.version}: {result.samples:,} samples and {result.annotations:,} annotations in {out}"]
+    lines += [f"missing: {text}" for text in result.missing[:10]]
+    session.emit(asdict(result), lines)

@@ -1,0 +1,190 @@
+"""What every exporter does: name files, copy images, count what is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from datasetops.errors import StoreError
+from datasetops.formats.base import ExportData, ExportReport
+from datasetops.formats.listing import is_image
+from datasetops.formats.splits import UNSPLIT
+
+_COPIERS = 4
+_SUFFIXES = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/gif": ".gif",
+    "image/bmp": ".bmp",
+    "image/tiff": ".tif",
+    "image/webp": ".webp",
+    "image/jp2": ".jp2",
+    "image/avif": ".avif",
+}
+_REMADE = {"sample_id", "uri", "sha256", "width", "height", "media_type"}  # ingest makes them anew from the image
+_PLACED = {"annotation_id", "sample_id", "event_id", "created_at"}
+_LABELS = {
+    "x1": "boxes",
+    "geometry": "polygons, masks or keypoints",
+    "attributes": "attributes",
+    "text": "texts",
+    "score": "scores",
+    "source": "sources other than import",
+    "actor": "actors",
+    "model": "models",
+    "derived_from": "references to corrected annotations",
+    "metadata": "metadata",
+}
+
+
+@dataclass
+class Losses:
+    """Sentences about values that the format `name` cannot hold."""
+
+    name: str
+    sentences: list[str] = field(default_factory=list)
+
+    def add(self, count: int, what: str) -> None:
+        if count:
+            self.sentences.append(f"{count} {what}.")
+
+    def columns(self, data: ExportData, *, samples: Iterable[str], annotations: Iterable[str]) -> None:
+        """Counts the values of all columns but those that the format holds, named here, and those that ingest makes."""
+        for table, held in ((data.samples, {*samples, *_REMADE}), (data.annotations, {*annotations, *_PLACED})):
+            for name in table.column_names:
+                if name in held or name in ("x2", "y1", "y2"):
+                    continue
+                count = len(table) - table[name].null_count
+                if name == "source":
+                    count = sum(value not in (None, "import") for value in table[name].to_pylist())
+                self.add(count, f"{_LABELS.get(name, f'values of {name}')} are not written: {self.name} has no place for them")
+
+
+def new_folder(out: Path) -> Path:
+    """Makes `out`; raises StoreError if it is there and not empty, or cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        taken = next(out.iterdir(), None)
+    except OSError as error:
+        raise StoreError(f"{out} cannot be made: {error.strerror}.", remedy="Name another folder.") from error
+    if taken is not None:
+        raise StoreError(f"{out} is not empty.", remedy="Name a new or empty folder; nothing is ever overwritten.")
+    return out
+
+
+def rows_of(table: pa.Table) -> dict[str, list[Any]]:
+    """Columns as Python lists."""
+    return {name: table[name].to_pylist() for name in table.column_names}
+
+
+def objects_of(table: pa.Table, name: str) -> list[dict[str, Any]]:
+    """A column of JSON objects; an empty one where it is null."""
+    return [orjson.loads(text) if text else {} for text in table[name].to_pylist()]
+
+
+def folder_name(name: str) -> str:
+    """A class or split as the name of one folder; `urllib.parse.unquote` gives it back."""
+    return re.sub(r'[%/\\:*?"<>|\x00-\x1f]|^\.|[. ]$', lambda match: f"%{ord(match[0]):02X}", name)
+
+
+def split_folders(samples: pa.Table) -> list[str]:
+    """For each sample the folder of its split, "" where no sample has one."""
+    splits = samples["split"].to_pylist()
+    if not any(splits):
+        return [""] * len(splits)
+    return [UNSPLIT if split is None else folder_name(split) for split in splits]
+
+
+def media_names(samples: pa.Table, folders: Sequence[str], *, by_stem: bool = False) -> list[str]:
+    """A file name for each sample, unique (also in small letters) within its folder.
+
+    The original name where possible; names that several samples share get the start of their digest. `by_stem`: unique
+    without the suffix, for formats that put an annotation file of the same stem beside each image.
+    """
+    rows = rows_of(samples.select(["sample_id", "uri", "media_type", "metadata"]))
+    names = [
+        _base_name(uri, media_type, orjson.loads(metadata) if metadata else {}, sample_id)
+        for sample_id, uri, media_type, metadata in zip(*rows.values(), strict=True)
+    ]
+
+    def place(index: int) -> tuple[str, str]:
+        name = names[index]
+        return folders[index], (PurePosixPath(name).stem if by_stem else name).casefold()
+
+    count = Counter(map(place, range(len(names))))
+    taken = {key for key, n in count.items() if n == 1}
+    for index, sample_id in enumerate(rows["sample_id"]):
+        if count[place(index)] < 2:
+            continue
+        digest = hashlib.sha256(sample_id.encode()).hexdigest()
+        path = PurePosixPath(names[index])
+        for length in (8, 16, 64):
+            names[index] = f"{path.stem}-{digest[:length]}{path.suffix}"
+            if place(index) not in taken:
+                break
+        taken.add(place(index))
+    return names
+
+
+def reference_names(samples: pa.Table) -> list[str]:
+    """For images that stay where they are: each one's path below the folder that holds all of them."""
+    rows = rows_of(samples.select(["sample_id", "uri", "media_type", "metadata"]))
+    folders = [PurePosixPath(uri).parent for uri in rows["uri"] if uri]
+    common = os.path.commonpath(folders) if folders and len({f.is_absolute() for f in folders}) == 1 else ""
+    return [
+        str(PurePosixPath(uri).relative_to(common)) if uri and common else _base_name(uri, None, {}, sample_id)
+        for uri, sample_id in zip(rows["uri"], rows["sample_id"], strict=True)
+    ]
+
+
+def _base_name(uri: str | None, media_type: str | None, metadata: dict[str, Any], sample_id: str) -> str:
+    listed = uri or (name if isinstance(name := metadata.get("file_name"), str) else "") or sample_id
+    # media:<digest>.<ext> and s3://bucket/key both end in the name.
+    name = listed.replace("\\", "/").rpartition("/")[2].removeprefix("media:")
+    name = re.sub(r"[\x00-\x1f]|^\.", lambda match: f"%{ord(match[0]):02X}", name) or "unnamed"
+    return name if media_type is None or is_image(name) else name + _SUFFIXES.get(media_type, "")
+
+
+def copy_media(data: ExportData, out: Path, paths: Sequence[str]) -> int:
+    """Writes each sample's image to `out` / path and says how many there were. Raises DatasetOpsError where one fails."""
+    if not data.copy_media:
+        return 0
+    jobs = [(uri, out / path) for uri, path in zip(data.samples["uri"].to_pylist(), paths, strict=True) if uri]
+    for folder in {target.parent for _, target in jobs}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def copy(job: tuple[str, Path]) -> None:
+        uri, target = job
+        write_file(target, data.read_media(uri))
+
+    with ThreadPoolExecutor(_COPIERS) as pool:
+        for _ in pool.map(copy, jobs):
+            pass
+    return len(jobs)
+
+
+def write_file(target: Path, content: bytes) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written: {error.strerror}.", remedy="Free space, or name another folder.") from error
+
+
+def report(files: int, losses: Losses, data: ExportData) -> ExportReport:
+    """The finished report, with the images that were not copied."""
+    uris = data.samples["uri"]
+    if not data.copy_media:
+        losses.add(len(uris) - uris.null_count, "images are named but not copied")
+    losses.add(uris.null_count, "samples have no image at hand")
+    return ExportReport(files, losses.sentences)
