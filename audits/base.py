@@ -5,24 +5,18 @@ A check is three small things: pure scoring functions of arrays, a decision, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from datasetops.progress import Progress, no_progress
 from datasetops.records import Finding
 from datasetops.schema import LabelSchema
-
-T = TypeVar("T")
-Progress = Callable[[Iterable[T], int, str], Iterator[T]]  # (items, total, what is being done) → the same items
-
-
-def no_progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    return iter(items)
 
 
 class ImageAccess(Protocol):
@@ -52,7 +46,7 @@ class AuditContext:
     )
     seed: int = 0
     jobs: int = 1
-    progress: Progress[Any] = no_progress
+    progress: Progress = no_progress
 
 
 @dataclass

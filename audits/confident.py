@@ -86,6 +86,8 @@ def find_label_issues(
     """
     if filter_by not in get_args(FilterBy):
         raise ValueError(f"filter_by: expected one of {', '.join(get_args(FilterBy))}; got {filter_by!r}")
+    if min_examples_per_class < 0:
+        raise ValueError(f"min_examples_per_class: expected at least 0; got {min_examples_per_class}")
     given = _checked(labels, probs)
     scan = _scan(given, probs, jobs)
     confident_issues: Bools = scan.differs & (scan.guess >= 0) & (scan.guess != given)
@@ -112,8 +114,8 @@ def estimate_errors(labels: npt.ArrayLike, probs: Floats, *, jobs: int = 1) -> f
 
     The noise matrix P(given | true) comes from the confident joint; its pseudo-inverse turns the probabilities, learned
     from given labels, into those of the true class, and the sum of one minus each given label's posterior is told.
-    Where the model cannot tell classes apart, its doubt is counted as error: with probabilities that were right on 80 %
-    of CIFAR-10N's images it told 957, 1,579 and 3,548 of 912, 1,782 and 4,104 wrong labels, with 60 % 2,225 of 912.
+    Where the model cannot tell classes apart, its doubt is counted as error: with a model right on 80 % of
+    CIFAR-10N's images it told 957, 1,579 and 3,548 of 912, 1,782 and 4,104 wrong labels, with 60 % 2,225 of 912.
     State an error rate by reviewing a random sample; this number is for deciding where to look first.
     """
     given = _checked(labels, probs)

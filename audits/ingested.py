@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datasetops.audits.base import AuditContext, CheckResult
-
 from datasetops.records import Finding
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
 from datasetops.audits.base import AuditContext, CheckResult
 from datasetops.audits.charts import bars, histogram
 from datasetops.audits.confident import estimate_errors, find_label_issues, self_confidence
 from datasetops.audits.probe import out_of_sample_probabilities
-
 from datasetops.records import Finding
 
 MIN_ITEMS_PER_CLASS = 2  # with fewer, an item of the class is never seen in training when it is judged

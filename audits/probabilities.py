@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasetops.audits.confident import ROW_SUM_TOLERANCE
 
+from datasetops.audits.confident import ROW_SUM_TOLERANCE
 from datasetops.errors import FormatError, did_you_mean
 from datasetops.schema import LabelSchema
 

@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from datasetops.audits import charts
-from datasetops.audits.base import Progress, no_progress
 from datasetops.audits.run import AuditRecord
 from datasetops.errors import DatasetOpsError
+from datasetops.images import ImageError, decode_rgb
 from datasetops.manifest import Repository, Version
-from datasetops.media import decode_image
 from datasetops.plugins import load_plugin
+from datasetops.progress import Progress, no_progress
 from datasetops.records import SEVERITIES
 from datasetops.store.media import Media
 
@@ -34,7 +34,7 @@ def write_report(
     record: AuditRecord,
     out: Path,
     *,
-    progress: Progress[Any] = no_progress,
+    progress: Progress = no_progress,
 ) -> None:
     """Write the report of an audit to a file. Images that cannot be read are left blank and said to be."""
     from jinja2 import Environment, PackageLoader
@@ -128,8 +128,8 @@ class _Pictures:
         if uri is None:
             return None
         try:
-            image = decode_image(self._media.read(uri))
-        except DatasetOpsError:
+            image = decode_rgb(self._media.read(uri))
+        except (DatasetOpsError, ImageError):
             return None
         scale = _SIDE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -16,16 +16,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasetops.audits.base import AuditContext, Check, CheckResult, Progress, no_progress
-from datasetops.audits.probabilities import for_version
-from datasetops.media import decode_image
 from PIL import Image
 
-from datasetops.errors import ModelError, NotFoundError, did_you_mean
+from datasetops.audits.base import AuditContext, Check, CheckResult
+from datasetops.audits.probabilities import for_version
+from datasetops.errors import FormatError, ModelError, NotFoundError, did_you_mean
+from datasetops.images import ImageError, decode_rgb
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.models import EmbeddingCache, embed_images, open_embedder
 from datasetops.plugins import load_plugin, plugin_names
+from datasetops.progress import Progress, no_progress
 from datasetops.records import SEVERITIES, canonical_json, findings_table, sha256_hex
 from datasetops.store.media import Media
 
@@ -65,7 +66,10 @@ class _Images:
         return self.media.read(self.uris[row])
 
     def open(self, row: int) -> Image.Image:
-        return decode_image(self.read(row))
+        try:
+            return decode_rgb(self.read(row))
+        except ImageError as error:
+            raise FormatError(f"{self.uris[row]}: {error}.", remedy="Put the file back, or take it out.") from None
 
 
 def audit(
@@ -79,7 +83,7 @@ def audit(
     model: str | None = None,
     seed: int = 0,
     again: bool = False,
-    progress: Progress[Any] = no_progress,
+    progress: Progress = no_progress,
 ) -> AuditRecord:
     """Run the named checks (all of them by default) over a version's samples and store the record.
 
@@ -202,7 +206,7 @@ def _history(repository: Repository, version: Version) -> list[Version]:
 class _Embeddings:
     """Computed when a check first asks for them, from the cache where they were computed before."""
 
-    def __init__(self, repository: Repository, reference: str, samples: pd.DataFrame, progress: Progress[Any]) -> None:
+    def __init__(self, repository: Repository, reference: str, samples: pd.DataFrame, progress: Progress) -> None:
         self._repository = repository
         self._reference = reference
         self._samples = samples

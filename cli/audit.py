@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from datasetops.cli.session import CHECK_FAILED, Session, command, table
 from datasetops.cli.versions import VersionName
 
@@ -112,9 +113,9 @@ def findings(
     """List, filter and export what the newest audit of a version found. Scores are in [0, 1]; 1 is clean."""
     import pyarrow as pa
     import pyarrow.compute as pc
+
     from datasetops.audits.run import latest_audit
     from datasetops.cli.files import write_table
-
     from datasetops.records import SEVERITIES
 
     if severity is not None and severity not in SEVERITIES:

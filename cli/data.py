@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from datasetops.cli.session import Session, command
 from datasetops.cli.versions import Branch, VersionName
 
@@ -68,7 +69,6 @@ def ingest(
     labels/. voc: XML files. What is faulty is left out and told; ingesting the same again changes nothing.
     """
     from datasetops.audits.duplicates import guard_sealed_splits
-
     from datasetops.ingest import ingest as bring_in
 
     columns = {}

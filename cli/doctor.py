@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import typer
+
 from datasetops.cli.session import CHECK_FAILED, Session, command, table
 
 _REQUIRED = (

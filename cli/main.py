@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+
 from datasetops.cli import audit, data, doctor, schemas, versions
 from datasetops.cli.session import set_globals
 

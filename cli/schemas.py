@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from datasetops.cli.session import CHECK_FAILED, Session, command, table
 from datasetops.cli.versions import Branch
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from datasetops.cli.session import CHECK_FAILED, Session, command, table
 
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="v1, v2, … or a branch, for its newest version.")]
@@ -85,7 +86,6 @@ def diff(
 ) -> None:
     """Tell what changed from one version to another: by class, split and slice, and row by row."""
     from datasetops.cli.files import write_table
-
     from datasetops.manifest import diff as compare
 
     found = compare(session.repository.version(old), session.repository.version(new))
@@ -142,7 +142,6 @@ def merge(
 ) -> None:
     """Merge a branch, row by row; a row that both sides changed is a conflict (exit status 1, nothing is written)."""
     from datasetops.cli.files import write_table
-
     from datasetops.manifest import MergeConflictError
     from datasetops.manifest import merge as merge_branches
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from datasetops.formats import load_format
 from datasetops.formats.base import ExportData
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
+from datasetops.progress import Progress, no_progress
 from datasetops.records import sha256_hex
 from datasetops.store.media import Media, base_name
-
-Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
 
 
 @dataclass
@@ -44,7 +43,7 @@ def export(
     format: str,
     copy_media: bool = True,
     where: str | None = None,
-    progress: Progress = lambda items, total, label: iter(items),
+    progress: Progress = no_progress,
 ) -> ExportResult:
     """Write a version in a format into a new or empty folder; `where` is a SQL condition as in `Version.where`."""
     writer = load_format(format)
@@ -77,7 +76,7 @@ def checkout(
     version: Version,
     out: Path,
     *,
-    progress: Progress = lambda items, total, label: iter(items),
+    progress: Progress = no_progress,
 ) -> ExportResult:
     """Write a version as plain files: images/, samples.parquet, annotations.parquet, schema.yaml, guide.md.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,17 +12,18 @@ import pyarrow.compute as pc
 
 from datasetops.errors import FormatError, RejectedError
 from datasetops.formats import detect_format, load_format
-from datasetops.formats.base import Parsed, ReadOptions
+from datasetops.formats.base import SCOPE, Parsed, ReadOptions
 from datasetops.identity import match_regions, region_name, sample_ids
 from datasetops.ledger import Event
 from datasetops.manifest import MAIN, Change, CommitResult, Repository, Version
 from datasetops.manifest.commit import put_object
 from datasetops.media import ScanCache, scan_media
+from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, SAMPLES, Finding, canonical_json, findings_table
 from datasetops.store.media import Media, media_uri
 from datasetops.store.source import SourceTree, open_source
 
-Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
+Guard = Callable[[Repository, Version, pa.Table], None]  # (repository, newest version, samples to put)
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,16 @@ def ingest(
     message: str | None = None,
     branch: str = MAIN,
     unseal: str | None = None,
-    progress: Progress = lambda items, total, label: iter(items),
+    guard: Guard | None = None,
+    progress: Progress = no_progress,
 ) -> IngestResult:
     """Make the branch's newest version say what the source says about the source's samples.
 
     Samples and annotations that are new are added; those that changed are updated; imported annotations of the
     source's samples that it no longer has are removed. Samples that the source does not name are left alone, and so
     are annotations that people or models made or changed. Ingesting the same source again makes no version.
+
+    `guard` may refuse samples that are about to be added, by raising (see audits.duplicates.guard_sealed_splits).
 
     `images` is where media paths are looked up, if not in the source; `copy` takes the files into the store. Faulty
     rows become findings and are left out; with `strict` any of them refuses the whole (RejectedError).
@@ -95,12 +99,13 @@ def ingest(
     samples = _identified_samples(rows, parsed, head)
     annotations, removals, kept = _identified_annotations(parsed, samples, head, schema.multi_label)
 
-    rejected = [finding for finding in parsed.findings if finding.severity == "high"]
-    if strict and parsed.findings:
+    if strict and parsed.rejected:
         raise RejectedError(
-            f"{source}: {len(parsed.findings)} faults, and --strict refuses the whole." + _examples(parsed.findings),
+            f"{source}: {parsed.rejected} faulty rows, and --strict refuses the whole." + _examples(parsed.findings),
             remedy="Correct the source, or ingest without --strict to keep the good rest.",
         )
+    if guard is not None and head is not None and not unseal:
+        guard(repository, head, samples)
     event = Event(
         "ingest",
         repository.settings.actor,
@@ -123,7 +128,7 @@ def ingest(
         changed=result.changed,
         samples=len(samples),
         annotations=len(annotations) + kept,
-        rejected=len(rejected),
+        rejected=parsed.rejected,
         kept=kept,
         findings=parsed.findings,
         counts=result.counts,
@@ -140,8 +145,8 @@ def _with_media(
         uris = pc.coalesce(samples["media"], samples["key"])
         nothing = pa.nulls(len(samples), pa.string())
         return samples.append_column("uri", uris).append_column("sha256", nothing).append_column("media_type", nothing)
-    with ScanCache(repository.cache / "media.sqlite") as cache:
-        facts = scan_media(tree, paths, cache=cache, jobs=repository.settings.jobs, progress=progress)
+    cache = ScanCache(repository.cache / "media.sqlite")
+    facts = scan_media(tree, paths, cache=cache, jobs=repository.settings.jobs, progress=progress)
     by_path = {row["media"]: row for row in facts.to_pylist()}
     kept: list[dict[str, Any]] = []
     for row in samples.to_pylist():
@@ -150,9 +155,9 @@ def _with_media(
             kept.append(row | {"uri": row["key"], "sha256": None, "media_type": None})
             continue
         if fact["error"]:
-            parsed.findings.append(
-                Finding("ingest", "high", 0.0, f"{fact['error']}; the sample is left out", uri=row["media"])
-            )
+            text = f"{fact['error']}; the sample is left out"
+            parsed.findings.append(Finding("ingest", "high", 0.0, text, uri=row["media"]))
+            parsed.rejected += 1
             continue
         size = (fact["width"], fact["height"])
         stated = (row["width"], row["height"])
@@ -182,6 +187,7 @@ def _identified_samples(rows: pa.Table, parsed: Parsed, head: Version | None) ->
     for row in table.filter(pa.array(first)).select(["sample_id", "uri"]).to_pylist():
         text = f"the id {row['sample_id']!r} stands twice in the source; the first is kept"
         parsed.findings.append(Finding("ingest", "high", 0.0, text, sample_id=row["sample_id"], uri=row["uri"]))
+        parsed.rejected += 1
     return table.filter(pa.array(~first)).select(["key", *SAMPLES.names])
 
 
@@ -219,15 +225,14 @@ def _existing(head: Version | None, samples: pa.Table, rows: pa.Table) -> pa.Tab
 
 
 def _ids(rows: pa.Table, existing: pa.Table, multi_label: bool) -> pa.Array:
-    """`<sample>/label` for a class, `<sample>/<the source's id>` where it has one, otherwise by correspondence."""
+    """The source's own; `<sample>/label` for a class; `<sample>#<number>` for a number; otherwise by correspondence."""
     owners = rows["sample_id"].combine_chunks()
-    given = rows["annotation_id"].combine_chunks()
     is_class = pc.equal(rows["kind"], "classification").combine_chunks()
-    name = pc.if_else(is_class, pa.scalar("label"), given)
+    of_class = pc.binary_join_element_wise(owners, "label", "/")
     if multi_label:
-        labels = pc.binary_join_element_wise("label", rows["label"].combine_chunks(), "/")
-        name = pc.if_else(is_class, labels, name)
-    ids = pc.binary_join_element_wise(owners, name, "/")
+        of_class = pc.binary_join_element_wise(of_class, rows["label"].combine_chunks(), "/")
+    numbered = pc.binary_join_element_wise(owners, rows["external_id"].combine_chunks(), SCOPE)
+    ids = pc.coalesce(rows["annotation_id"].combine_chunks(), pc.if_else(is_class, of_class, numbered))
     if not ids.null_count:
         return ids
     frame = rows.select(["sample_id", "kind", "label", "x1", "y1", "x2", "y2", "geometry", "text"]).to_pandas()

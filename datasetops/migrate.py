@@ -38,6 +38,10 @@ def migrate(
     )
     text = message or f"Migrate schema {schema.name} to version {schema.version}: " + "; ".join(moved.counts)
     result = repository.commit(
-        Change(annotations=moved.changed, schema=schema), message=text, event=event, branch=branch, parent=head
+        Change(annotations=moved.changed.drop(["event_id", "created_at"]), schema=schema),
+        message=text,
+        event=event,
+        branch=branch,
+        parent=head,
     )
     return SchemaMigration(result, schema, list(moved.relabel), dict(moved.counts))

@@ -28,14 +28,17 @@ PARSED_ANNOTATIONS = pa.schema(
 )
 
 
+SCOPE = "#"
+
+
 def scoped_id(sample_id: str, external_id: str) -> str:
     """The annotation id for a source's own number: two sources that both count from 1 do not overwrite each other."""
-    return f"{sample_id}#{external_id}"
+    return f"{sample_id}{SCOPE}{external_id}"
 
 
 def external_id(sample_id: str, annotation_id: str) -> str | None:
     """The source's own number in an id made by `scoped_id` for this sample, else None."""
-    start = f"{sample_id}#"
+    start = f"{sample_id}{SCOPE}"
     return annotation_id[len(start) :] if annotation_id.startswith(start) else None
 
 

@@ -16,6 +16,7 @@ from datasetops.formats.coco_file import ANNOTATION_EXTENSION, ANNOTATION_FIELDS
 from datasetops.formats.export import (
     Losses,
     copy_media,
+    has_own_id,
     media_names,
     new_folder,
     objects_of,
@@ -25,7 +26,7 @@ from datasetops.formats.export import (
     split_folders,
     write_file,
 )
-from datasetops.formats.rle import rle_area, rle_extent
+from datasetops.formats.geometry import geometry_area, geometry_extent
 
 _DECIMALS = (0, 1, 2, 3, 4, 6, 9, 12)
 _CONVERTED = IMAGE_FIELDS | {"image_id", "file_name", "license_url"}  # metadata that has a field of COCO's
@@ -86,8 +87,8 @@ def _images(data: ExportData, names: Sequence[str]) -> list[dict[str, Any]]:
     for index, (values, (number, is_new)) in enumerate(zip(metadata, numbers, strict=True)):
         row = {name: rows[name][index] for name in rows}
         own: dict[str, Any] = {name: _json_value(row[name]) for name in IMAGE_EXTENSION}
-        if row["sha256"] is not None and len(row["sample_id"]) >= 16 and row["sha256"].startswith(row["sample_id"]):
-            own["sample_id"] = None  # ingest makes it from the image again
+        if not has_own_id(row["sample_id"], row["sha256"]):
+            own["sample_id"] = None
         image: dict[str, Any] = {"id": number, "file_name": names[index]}
         computed = ["id"] if is_new else []
         if not is_new:
@@ -193,11 +194,13 @@ def _place(
             entry["num_keypoints"] = sum(visible > 0 for visible in geometry["keypoints"][2::3])
             computed.append("num_keypoints")
     if box is None:
-        box = _box_around(geometry)
+        x1, y1, x2, y2 = geometry_extent(geometry)
+        box = [x1, y1, x2 - x1, y2 - y1]
         computed.append("bbox")
     entry["bbox"] = box
     if "area" not in attributes:
-        entry["area"] = _area(geometry, box)
+        area = geometry_area(geometry)
+        entry["area"] = box[2] * box[3] if area is None else area
         computed.append("area")
     entry["iscrowd"] = attributes.pop("iscrowd") if attributes.get("iscrowd") == 1 else 0
     return computed
@@ -212,31 +215,6 @@ def _natural_kind(entry: dict[str, Any]) -> str | None:
     return "box" if "bbox" in entry else "text" if "caption" in entry else None
 
 
-def _box_around(geometry: dict[str, Any]) -> list[float]:
-    if "rle" in geometry:
-        x1, y1, x2, y2 = rle_extent(geometry["rle"])
-    else:
-        rings = geometry.get("polygons") or [[v for i, v in enumerate(geometry["keypoints"]) if i % 3 < 2]]
-        xs, ys = ([value for ring in rings for value in ring[axis::2]] for axis in (0, 1))
-        x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
-    return [x1, y1, x2 - x1, y2 - y1]
-
-
-def _area(geometry: dict[str, Any], box: list[float]) -> float:
-    """Square pixels of the mask or the polygons (shoelace formula), else of the box."""
-    if "rle" in geometry:
-        return rle_area(geometry["rle"])
-    if "polygons" in geometry:
-        rings = (np.asarray(ring, np.float64).reshape(-1, 2) for ring in geometry["polygons"])
-        return float(sum(abs(_shoelace(ring)) for ring in rings))
-    return box[2] * box[3]
-
-
-def _shoelace(points: np.ndarray) -> float:
-    x, y = points.T
-    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
-
-
 def _xywh(table: pa.Table) -> tuple[list[list[float] | None], int]:
     """Boxes as COCO has them, None where a row has none, and how many do not lead back to the same xyxy."""
     x1, y1, x2, y2 = (table[name].to_numpy(zero_copy_only=False) for name in ("x1", "y1", "x2", "y2"))
@@ -244,14 +222,16 @@ def _xywh(table: pa.Table) -> tuple[list[list[float] | None], int]:
     width, height = _side(x1, x2), _side(y1, y2)
     inexact = int(np.count_nonzero(given & ((x1 + width != x2) | (y1 + height != y2))))
     columns = np.stack([x1, y1, width, height], axis=1).tolist()
-    boxes = [[int(v) if v.is_integer() else v for v in box] if ok else None for box, ok in zip(columns, given, strict=True)]
+    boxes = [
+        [int(v) if v.is_integer() else v for v in box] if ok else None for box, ok in zip(columns, given, strict=True)
+    ]
     return boxes, inexact
 
 
 def _side(near: np.ndarray, far: np.ndarray) -> np.ndarray:
     """A length that leads from `near` to exactly `far` in floating point, of as few decimals as possible."""
     exact = far - near
-    length = exact.copy()
+    length: np.ndarray = exact.copy()
     open_ = np.ones(len(length), bool)
     candidates = [np.round(exact, decimals) for decimals in _DECIMALS]
     for candidate in (*candidates, exact, np.nextafter(exact, np.inf), np.nextafter(exact, -np.inf)):

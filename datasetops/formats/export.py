@@ -19,6 +19,7 @@ from datasetops.errors import StoreError
 from datasetops.formats.base import ExportData, ExportReport
 from datasetops.formats.listing import is_image
 from datasetops.formats.splits import UNSPLIT
+from datasetops.records import PROVENANCE_COLUMNS
 
 _COPIERS = 4
 _SUFFIXES = {
@@ -31,9 +32,10 @@ _SUFFIXES = {
     "image/jp2": ".jp2",
     "image/avif": ".avif",
 }
-_REMADE = {"sample_id", "uri", "sha256", "width", "height", "media_type"}  # ingest makes them anew from the image
-_PLACED = {"annotation_id", "sample_id", "event_id", "created_at"}
-_LABELS = {
+_REMADE = {"sample_id", "uri", "sha256", "width", "height", "media_type"}  # ingest makes them again from the image
+_NAMES = {
+    "sample_id": "sample ids",
+    "annotation_id": "annotation ids",
     "x1": "boxes",
     "geometry": "polygons, masks or keypoints",
     "attributes": "attributes",
@@ -60,14 +62,36 @@ class Losses:
 
     def columns(self, data: ExportData, *, samples: Iterable[str], annotations: Iterable[str]) -> None:
         """Counts the values of all columns but those that the format holds, named here, and those that ingest makes."""
-        for table, held in ((data.samples, {*samples, *_REMADE}), (data.annotations, {*annotations, *_PLACED})):
+        for table, held in ((data.samples, {*samples, *_REMADE}), (data.annotations, {*annotations, *_REMADE})):
             for name in table.column_names:
-                if name in held or name in ("x2", "y1", "y2"):
+                if name in held or name in ("x2", "y1", "y2", *PROVENANCE_COLUMNS):
                     continue
                 count = len(table) - table[name].null_count
                 if name == "source":
                     count = sum(value not in (None, "import") for value in table[name].to_pylist())
-                self.add(count, f"{_LABELS.get(name, f'values of {name}')} are not written: {self.name} has no place for them")
+                self.named(name, count)
+
+    def named(self, column: str, count: int) -> None:
+        """Values of a column that are not written."""
+        what = _NAMES.get(column, f"values of {column}")
+        self.add(count, f"{what} are not written: {self.name} has no place for them")
+
+    def sample_ids(self, data: ExportData) -> None:
+        """Ids that ingest will not make again from the image or, without one, from the file name."""
+        rows = rows_of(data.samples.select(["sample_id", "sha256"]))
+        metadata = objects_of(data.samples, "metadata")
+        self.named(
+            "sample_id",
+            sum(
+                has_own_id(sample_id, sha256) and values.get("file_name") != sample_id
+                for sample_id, sha256, values in zip(rows["sample_id"], rows["sha256"], metadata, strict=True)
+            ),
+        )
+
+
+def has_own_id(sample_id: str, sha256: str | None) -> bool:
+    """Whether a sample's id is one that its source brought, not made from the image."""
+    return sha256 is None or len(sample_id) < 16 or not sha256.startswith(sample_id)
 
 
 def new_folder(out: Path) -> Path:
@@ -178,7 +202,9 @@ def write_file(target: Path, content: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     except OSError as error:
-        raise StoreError(f"{target} cannot be written: {error.strerror}.", remedy="Free space, or name another folder.") from error
+        raise StoreError(
+            f"{target} cannot be written: {error.strerror}.", remedy="Free space, or name another folder."
+        ) from error
 
 
 def report(files: int, losses: Losses, data: ExportData) -> ExportReport:

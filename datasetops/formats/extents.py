@@ -20,11 +20,13 @@ class ExtentFault(NamedTuple):
     message: str
 
 
-def extent_faults(extents: np.ndarray, width: np.ndarray, height: np.ndarray, *, noun: str) -> Iterator[ExtentFault]:
+def extent_faults(
+    extents: np.ndarray, width: np.ndarray, height: np.ndarray, *, noun: str, near_tolerance: bool = False
+) -> Iterator[ExtentFault]:
     """At most one fault for each row of `extents` (N, 4), xyxy pixels; sizes (N,) are NaN where they are not known.
 
     High: a coordinate that is no number, no area, wholly outside the image. Medium: out of the image by more than
-    `TOLERANCE`; low: by less, at the near edges.
+    `TOLERANCE`; low: by less, at the near edges (not with `near_tolerance`, for coordinates rounded as fractions).
     """
     x1, y1, x2, y2 = extents.T
     with np.errstate(invalid="ignore"):
@@ -33,7 +35,7 @@ def extent_faults(extents: np.ndarray, width: np.ndarray, height: np.ndarray, *,
         outside = (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)
         near = np.maximum(-x1, -y1)
         over = np.fmax(near, np.fmax(x2 - width, y2 - height))
-        faulty = ~finite | empty | outside | (near > 0) | (over > TOLERANCE)
+        faulty = ~finite | empty | outside | ((near > 0) & (not near_tolerance)) | (over > TOLERANCE)
     for row in np.flatnonzero(faulty).tolist():
         corners = ", ".join(f"{v:g}" for v in extents[row])
         place = f"{noun} ({corners})"

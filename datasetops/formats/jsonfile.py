@@ -49,7 +49,9 @@ def _load_lenient(data: bytes, uri: str) -> Document:
             remedy="Fetch or export the file again, or mend that line.",
         ) from error
     except RecursionError as error:
-        raise FormatError(f"{uri}: broken JSON: nested too deeply.", remedy="Fetch or export the file again.") from error
+        raise FormatError(
+            f"{uri}: broken JSON: nested too deeply.", remedy="Fetch or export the file again."
+        ) from error
     except TypeError as error:  # half of a surrogate pair, an integer of more than 64 bits
         raise FormatError(f"{uri}: broken JSON: {error}.", remedy="Mend or export the file again.") from error
     return Document(value, nonfinite=True)

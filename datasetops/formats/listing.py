@@ -12,7 +12,10 @@ from datasetops.formats.splits import split_in_name
 from datasetops.store.source import FileEntry, SourceTree, Unusable, check_path
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp .ppm .pgm .pbm .pnm .jp2 .avif .tga".split()
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    )
 )
 
 
@@ -37,6 +40,11 @@ class Listing:
     @cached_property
     def images(self) -> list[str]:
         return [path for path in self.files if is_image(path)]
+
+    @cached_property
+    def folders(self) -> set[str]:
+        """All folders that hold a file somewhere below them; the top is "."."""
+        return {str(folder) for path in self.files for folder in PurePosixPath(path).parents}
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         """Paths that end in one of these, in any case of letters."""
@@ -65,11 +73,7 @@ class Listing:
 
     def _fits(self, index: dict[str, list[str]], name: str) -> list[str]:
         end = f"/{PurePosixPath(name).parent}/" if "/" in name else "/"
-        return [
-            path
-            for path in index.get(name.rpartition("/")[2], [])
-            if f"/{path.rpartition('/')[0]}/".endswith(end)
-        ]
+        return [path for path in index.get(name.rpartition("/")[2], []) if f"/{path.rpartition('/')[0]}/".endswith(end)]
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:

@@ -46,8 +46,9 @@ def _decompressed(text: str) -> np.ndarray:
 def rle_fault(rle: Mapping[str, Any], width: float, height: float) -> str | None:
     """What is wrong with an RLE mask of a `width` x `height` image (NaN where not known), None if nothing is."""
     size, counts = rle.get("size"), rle.get("counts")
-    whole = isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
-    if not whole or not isinstance(counts, list | str):
+    if not isinstance(size, list) or len(size) != 2 or not isinstance(counts, list | str):
+        return "mask needs `size` [height, width] and `counts`"
+    if not all(isinstance(side, int) and side > 0 for side in size):
         return "mask needs `size` [height, width] and `counts`"
     if width == width and height == height and (size[1] != width or size[0] != height):
         return f"mask of {size[1]} x {size[0]} pixels does not fit the {width:g} x {height:g} image"

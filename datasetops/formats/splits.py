@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-SPLIT_FOLDERS = frozenset("train training val valid validation test testing dev eval".split())
+SPLIT_FOLDERS = frozenset(["train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"])
 UNSPLIT = "unsplit"  # folder for samples without a split, where others have one
 
 _CANONICAL = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}

@@ -26,7 +26,8 @@ def to_text(value: Any) -> str:
         if not math.isfinite(value):
             raise ValueError("NaN and infinities have no text form")
         return repr(value)
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return text if _carried(text) else json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def from_text(text: str) -> Any:
@@ -48,8 +49,12 @@ def from_text(text: str) -> Any:
 
 
 def _stands_for_itself(text: str) -> bool:
-    """Whether CSV and XML carry the text unchanged, and `from_text` leaves it alone."""
-    if not text or text != text.strip():
+    """Whether the text is carried unchanged, and `from_text` leaves it alone."""
+    if not text or text != text.strip() or not _carried(text):
         return False
-    carried = text.isprintable() or all(char.isprintable() or char in "\n\t" for char in text)
-    return carried and (text[0] not in _VALUE_STARTS or from_text(text) is text)
+    return text[0] not in _VALUE_STARTS or from_text(text) is text
+
+
+def _carried(text: str) -> bool:
+    """Whether CSV and XML take every character as it is; JSON's escapes in ASCII carry the others."""
+    return text.isprintable() or all(char.isprintable() or char in "\n\t" for char in text)

@@ -9,7 +9,7 @@ from datasetops.manifest.repository import Repository
 from datasetops.manifest.segment import segment_key
 
 GRACE_SECONDS = 3600.0  # younger objects may belong to a commit that is being written
-_FOLDERS = ("commits/", "schemas/", "guides/", "segments/", "tmp/")
+_FOLDERS = ("commits/", "schemas/", "guides/", "segments/", "findings/", "tmp/")
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,12 @@ def collect_garbage(repository: Repository, *, dry_run: bool = False, grace: flo
     store = repository.store
     used: set[str] = set()
     for entry in repository.ledger.backwards():
-        for folder, name in (("schemas", "schema"), ("guides", "guide")):
-            if entry.event.outputs.get(name):
-                used.add(f"{folder}/{entry.event.outputs[name]}.{'json' if name == 'schema' else 'md'}")
+        for name, folder, suffix in (
+            ("schema", "schemas", "json"),
+            ("guide", "guides", "md"),
+            ("findings", "findings", "json"),
+        ):
+            used.add(f"{folder}/{entry.event.outputs.get(name)}.{suffix}")
     for version in repository.versions():
         commit = version.commit
         used |= {f"commits/{version.digest}.json", f"schemas/{commit.schema}.json", f"guides/{commit.guide}.md"}

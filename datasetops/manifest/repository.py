@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,10 @@ import pyarrow.compute as pc
 from datasetops.errors import ConflictError, DamagedError, NotFoundError, RejectedError, did_you_mean
 from datasetops.ledger import Entry, Event, Ledger
 from datasetops.manifest.change import Change, TableChange, normalise
-from datasetops.manifest.commit import Commit, get_commit, put_object
+from datasetops.manifest.commit import Commit, get_commit, get_object, put_object
 from datasetops.manifest.diff import changed_keys
 from datasetops.manifest.encoding import DELETE, INSERT, UPDATE
-from datasetops.manifest.segment import Segment, SegmentInfo, write_segment
+from datasetops.manifest.segment import Segment, SegmentInfo, digests_of, write_segment
 from datasetops.manifest.table import Changes, TableState
 from datasetops.manifest.version import Version
 from datasetops.records import KEYS, TABLES, canonical_json, sha256_hex
@@ -157,15 +158,8 @@ class Repository:
 
     def create_branch(self, name: str, at: Version | None = None) -> None:
         """A branch that starts at a version (the newest of main unless told). Raises ConflictError if it exists."""
-        if (
-            not name
-            or name[0] in "-."
-            or any(sign in name for sign in " /\\:")
-            or (name[0] == "v" and name[1:].isdigit())
-        ):
-            raise ValueError(
-                f"branch: expected a word that is not a version name and has no space or slash; got {name!r}"
-            )
+        if not re.fullmatch(r"(?!v\d+$)\w[\w.-]*", name):
+            raise ValueError(f"branch: expected a word that is not a version name; got {name!r}")
         tail = self._tail
         start = at.name if at else tail.state.heads[MAIN]
         if name in tail.state.heads:
@@ -280,13 +274,11 @@ class Repository:
         if not len(changes.rows):
             return state.segments
 
-        def rewrite(rows: pa.Table) -> Segment:
-            from datasetops.manifest.segment import digests_of
-
-            return self._segment(state.name, write_segment(self.store, state.name, rows, digests_of(rows)))
-
-        added = self._segment(state.name, write_segment(self.store, state.name, changes.rows, changes.digests))
-        return state.after(added, rewrite)
+        kept, rows, digests = state.stack(changes)
+        info = write_segment(self.store, state.name, rows, digests_of(rows) if digests is None else digests)
+        added = self._segment(state.name, info)
+        added.keep_mapped(rows)
+        return [*kept, added]
 
     def _refuse_overlap(self, wanted: dict[str, TableChange], expected: Version, head: Version) -> None:
         """Raise ConflictError if somebody changed one of the same rows between two versions."""
@@ -347,8 +339,6 @@ class Repository:
         return self.ledger.read(0).event
 
     def _first_schema(self) -> LabelSchema:
-        from datasetops.manifest.commit import get_object
-
         return LabelSchema.model_validate_json(get_object(self.store, "schemas", self._init_event().outputs["schema"]))
 
     def _first_guide(self) -> str | None:

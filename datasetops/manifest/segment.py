@@ -7,6 +7,7 @@ the digests of erased rows by position.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tempfile
@@ -14,7 +15,6 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from datasetops.errors import DamagedError, NotFoundError
 from datasetops.manifest.encoding import SALT_BYTES, encode_rows, row_digests, segment_identity
-from datasetops.records import KEYS, TABLES, canonical_json
+from datasetops.records import KEYS, TABLES, canonical_json, sha256_hex
 from datasetops.store import Store
 
 Positions = npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ Positions = npt.NDArray[np.int64]
 MAPPED_FROM: Final = 20_000  # rows from which a segment is read through a memory-mapped copy
 _BATCH: Final = 1 << 18  # rows of one record batch of that copy
 _ROW_GROUP: Final = 1 << 16
-_UNIQUE: Final = frozenset({"uri", "sha256", "geometry", "_salt", "x1", "y1", "x2", "y2", *KEYS.values()})  # not worth a dictionary
+_UNIQUE: Final = frozenset({"uri", "sha256", "geometry", "_salt", "x1", "y1", "x2", "y2", *KEYS.values()})
 _EXTRA: Final = [pa.field("_op", pa.int8()), pa.field("_salt", pa.binary(SALT_BYTES))]
 
 
@@ -76,11 +76,11 @@ def write_segment(store: Store, table_name: str, rows: pa.Table, digests: list[b
         )
         if small:
             data = sink.getvalue()
-            checksum, size = sha256(data).hexdigest(), len(data)
+            checksum, size = sha256_hex(data), len(data)
             store.put(key, data)
         else:
             with sink.open("rb") as stream:
-                checksum, size = _file_digest(stream), sink.stat().st_size
+                checksum, size = hashlib.file_digest(stream, "sha256").hexdigest(), sink.stat().st_size
             try:
                 store.put_file(key, sink)
             finally:
@@ -88,13 +88,6 @@ def write_segment(store: Store, table_name: str, rows: pa.Table, digests: list[b
         descriptor = {"bytes": size, "erased": {}, "rows": rows.num_rows, "sha256": checksum, "table": table_name}
         store.put(segment_key(table_name, identity, "json"), canonical_json(descriptor))
     return SegmentInfo(identity, rows.num_rows)
-
-
-def _file_digest(stream: Any) -> str:
-    digest = sha256()
-    while chunk := stream.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 class Segment:
@@ -202,6 +195,22 @@ class Segment:
         if len(self) >= MAPPED_FROM:
             _write_mapped(self._mapped_file, self.table_name, rows.to_batches(max_chunksize=_BATCH))
 
+    def agrees_with(self, rows: pa.Table) -> bool:
+        """Whether a memory-mapped copy, if there is one, holds these rows; one that does not is removed."""
+        if not self._mapped_file.is_file():
+            return True
+        try:
+            agrees = (
+                pa.ipc.open_file(pa.memory_map(str(self._mapped_file)))
+                .read_all()
+                .equals(rows.cast(segment_schema(self.table_name)))
+            )
+        except (pa.ArrowInvalid, OSError):
+            agrees = False
+        if not agrees:
+            self._mapped_file.unlink()
+        return agrees
+
 
 def _write_mapped(file: Path, table_name: str, batches: Iterable[pa.RecordBatch]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +264,7 @@ def damaged(table_name: str, identity: str, what: str) -> DamagedError:
     )
 
 
-def check_segment(store: Store, table_name: str, info: SegmentInfo) -> str | None:
+def check_segment(store: Store, table_name: str, info: SegmentInfo, cache: Path) -> str | None:
     """None if the stored segment is what its name says, otherwise what is wrong. Reads and hashes every row."""
     try:
         raw = store.get(segment_key(table_name, info.id, "json"))
@@ -269,10 +278,9 @@ def check_segment(store: Store, table_name: str, info: SegmentInfo) -> str | Non
     except (ValueError, KeyError, TypeError, AttributeError):
         return "its description is damaged"
     try:
-        with store.path(segment_key(table_name, info.id)).open("rb") as stream:
-            checksum = _file_digest(stream)
-            size = stream.tell()
-        actual = {"bytes": size, "rows": info.rows, "sha256": checksum, "table": table_name}
+        key = segment_key(table_name, info.id)
+        checksum = store.digest(key)
+        actual = {"bytes": store.size(key), "rows": info.rows, "sha256": checksum, "table": table_name}
         if checksum != stated["sha256"]:
             return "its bytes changed"
         if actual != stated:
@@ -283,6 +291,8 @@ def check_segment(store: Store, table_name: str, info: SegmentInfo) -> str | Non
     except (DamagedError, pa.ArrowInvalid, OSError) as error:
         return str(error).splitlines()[0]
     digests = digests_of(rows)
+    if not Segment(store, table_name, info, cache).agrees_with(rows):
+        return "a local copy of it was damaged; the copy has been removed and is made again when needed"
     for at in sorted(erased):
         digests.insert(at, erased[at])
     columns = [name for name in rows.column_names if not name.startswith("_")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -83,13 +83,17 @@ class TableState:
 
     @cached_property
     def _live(self) -> tuple[pa.Table, Positions | None]:
-        """(all rows of all segments, live rows in key order), None in place of the order where it is the table's own."""
+        """(all rows of all segments, live rows in key order); None for the order where it is the table's own."""
+        return self._overlaid([segment.table() for segment in self.segments[1:]])
+
+    def _overlaid(self, changes: list[pa.Table]) -> tuple[pa.Table, Positions | None]:
+        """`_live`, with these changes on top of the base in place of the segments'."""
         if not self.segments:
             return segment_schema(self.name).empty_table(), None
-        base, deltas = self.segments[0], self.segments[1:]
-        if not deltas:
+        base = self.segments[0]
+        if not changes:
             return base.table(), None
-        top = squash([segment.table() for segment in deltas], self.key)
+        top = squash(changes, self.key)
         hidden = base.lookup(_column(top, self.key))
         keep = np.ones(len(base), dtype=bool)
         keep[hidden[hidden >= 0]] = False
@@ -141,26 +145,27 @@ class TableState:
         written = rows.append_column("_op", pa.array(ops, pa.int8())).append_column("_salt", salt_array).take(pick)
         return Changes(written.cast(segment_schema(self.name)), [digests[row] for row in chosen], replaced)
 
-    def after(self, added: Segment, rewrite: Callable[[pa.Table], Segment]) -> list[Segment]:
-        """The segments of the state after a change: stacked, merged with others of its size, or folded into a base.
+    def stack(self, changes: Changes) -> tuple[list[Segment], pa.Table, list[bytes] | None]:
+        """(segments to keep, rows to write on top of them, their digests where they are the changes' own).
 
-        Amortised cost of a change of k rows is O(k log n).
+        The rows are the changes alone; or merged with the newest segments, once there are as many of one size as make a
+        tier; or the whole table, once the changes weigh more than a tenth of the base. The amortised cost of a change
+        of k rows among n is O(k log n).
         """
-        segments = [*self.segments, added]
-        base_rows = len(segments[0])
-        if len(segments) == 1:
-            return segments
-        if sum(len(segment) for segment in segments[1:]) > _DELTA_SHARE * base_rows:
-            table, order = TableState(self.name, segments)._live
+        if not self.segments:
+            return [], changes.rows, changes.digests
+        on_base = [segment.table() for segment in self.segments[1:]] + [changes.rows]
+        if sum(len(rows) for rows in on_base) > _DELTA_SHARE * len(self.segments[0]):
+            table, order = self._overlaid(on_base)
             live = table if order is None else table.take(pa.array(order))
-            live = live.set_column(
-                live.column_names.index("_op"), "_op", pa.array(np.full(len(live), INSERT), pa.int8())
-            )
-            return [rewrite(live)]
-        while len(segments) > _TIER and len({_tier(segment) for segment in segments[-_TIER:]}) == 1:
-            merged = squash([segment.table() for segment in segments[-_TIER:]], self.key)
-            segments = [*segments[:-_TIER], rewrite(merged)]
-        return segments
+            ops = pa.array(np.full(len(live), INSERT), pa.int8())
+            return [], live.set_column(live.column_names.index("_op"), "_op", ops), None
+        kept, rows = list(self.segments), changes.rows
+        digests: list[bytes] | None = changes.digests
+        while len(kept) >= _TIER and {_tier(len(segment)) for segment in kept[1 - _TIER :]} == {_tier(len(rows))}:
+            rows = squash([*(segment.table() for segment in kept[1 - _TIER :]), rows], self.key)
+            kept, digests = kept[: 1 - _TIER], None
+        return kept, rows, digests
 
 
 def squash(tables: list[pa.Table], key: str) -> pa.Table:
@@ -184,8 +189,8 @@ def squash(tables: list[pa.Table], key: str) -> pa.Table:
     return table.take(pc.sort_indices(table[key])).combine_chunks()
 
 
-def _tier(segment: Segment) -> int:
-    return int(np.log(max(1, len(segment))) / np.log(_TIER))
+def _tier(rows: int) -> int:
+    return int(np.log(max(1, rows)) / np.log(_TIER))
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

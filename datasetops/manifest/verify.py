@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from datasetops.errors import DamagedError, DatasetOpsError, NotFoundError
 from datasetops.ledger import HINT, check_chain
 from datasetops.manifest.commit import Commit, get_object
 from datasetops.manifest.repository import Repository, ref_of
 from datasetops.manifest.segment import SegmentInfo, check_segment, segment_key
+from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json, sha256_hex
 from datasetops.store.media import Media
-
-Progress = Callable[[Iterable[Any], int, str], Iterator[Any]]
-
 
 _NAMED = {
     "commits/": "what a version is made of",
@@ -41,7 +38,7 @@ def verify(
     versions: Iterable[str] | None = None,
     *,
     media: bool = False,
-    progress: Progress = lambda items, total, label: iter(items),
+    progress: Progress = no_progress,
 ) -> list[Damage]:
     """Damage to some versions, or to the whole repository where none are named. Empty means: whole.
 
@@ -94,7 +91,7 @@ def verify(
             held = f"the {'label schema' if folder == 'schemas' else 'labeling guide'} of {_span(users)}"
             damage.append(Damage(f"{folder}/{digest}.{suffix}", _first_line(error), held))
     for (table, info), users in progress(segments.items(), len(segments), "Hashing segments"):
-        problem = check_segment(store, table, info)
+        problem = check_segment(store, table, info, repository.cache)
         if problem:
             held = f"{info.rows:,} rows of {table} in {_span(users)}"
             damage.append(Damage(segment_key(table, info.id), problem, held))

@@ -82,14 +82,17 @@ class Version:
             for name in TABLES:
                 if name in query.lower():
                     connection.register(name, self.table(name))
-            connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+            connection.execute(
+                "SET python_enable_replacements = false; SET enable_external_access = false; "
+                "SET lock_configuration = true"
+            )
             try:
                 statements = connection.extract_statements(query)
                 if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                     raise QueryError(
                         "Only one SELECT statement can be run.", remedy="Versions are changed by commits, not by SQL."
                     )
-                return connection.execute(statements[0]).to_arrow_table()
+                return connection.sql(query).to_arrow_table()
             except duckdb.Error as error:
                 columns = "; ".join(f"{name}: {', '.join(schema.names)}" for name, schema in TABLES.items())
                 raise QueryError(f"SQL: {error}", remedy=f"The tables and columns are {columns}.") from None

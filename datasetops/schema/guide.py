@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -102,10 +103,9 @@ def parse_guide(text: str) -> Guide:
     lines = text.split("\n")
     headings = list(_headings(lines))
     tops = [h for h in headings if h.level <= 2]
-    ends = [h.line - 1 for h in tops[1:]] + [len(lines)]
     sections = [
         _section(heading, lines[:end], [h for h in headings if heading.line < h.line <= end])
-        for heading, end in zip(tops, ends, strict=True)
+        for heading, end in _until_next(tops, len(lines))
         if heading.level == 2
     ]
     general = lines[: sections[0].line - 1] if sections else lines
@@ -207,13 +207,18 @@ def _title(markdown: str) -> str:
     return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", inner[2] if inner else markdown).strip()
 
 
+def _until_next(headings: list[_Heading], last: int) -> Iterator[tuple[_Heading, int]]:
+    """Each heading with the last line that belongs to it."""
+    for heading, following in zip_longest(headings, headings[1:]):
+        yield heading, following.line - 1 if following else last
+
+
 def _section(heading: _Heading, lines: list[str], inner: list[_Heading]) -> GuideSection:
     inner = [h for h in inner if h.level == 3]
-    ends = [h.line - 1 for h in inner[1:]] + [len(lines)]
     parts: dict[str, str] = {}
     part_lines: dict[str, int] = {}
     repeated: list[tuple[str, int]] = []
-    for head, end in zip(inner, ends, strict=True):
+    for head, end in _until_next(inner, len(lines)):
         part = _PART_OF.get(re.sub(r"[^a-z' ]", "", head.title.casefold().replace("’", "'")).strip())
         if part in part_lines:
             repeated.append((part, head.line))

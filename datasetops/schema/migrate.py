@@ -1,5 +1,13 @@
 """Migrations between label schemas, as data: what they do to a schema.
 
+    from: blood_cells@1
+    steps:
+      - rename: {from: RBC, to: Erythrocyte}
+      - merge: {from: [Platetlets, Platetets], to: Platelets}
+      - split: {from: WBC, to: [{name: Neutrophil, definition: …}, {name: Lymphocyte, definition: …}]}
+      - deprecate: {name: Artefact}
+      - add: {name: Parasite, definition: …}
+
 What they do to annotations is in `datasetops.schema.relabel`.
 """
 

@@ -48,8 +48,9 @@ def migrate_annotations(table: pa.Table, migration: Migration) -> MigrationResul
     """Apply the steps, in order, to a table with the columns of `records.ANNOTATIONS`.
 
     Rename and merge change the label. A split leaves the label, now that of a deprecated class, and adds the attribute
-    `relabel`, the list of classes to choose from; later steps change that list too, and one that leaves a single choice
-    decides it. Labels that no step names stay, whether or not the schema knows them.
+    `relabel`, the list of classes to choose from. Later steps change that list too: a merge of all choices into one
+    decides the question, a deprecated class is offered no more unless it is the last. Labels that no step names stay,
+    whether or not the schema knows them.
     Raises ValueError where a column is missing, SchemaError where attributes to be rewritten are no JSON object.
     """
     import pyarrow as pa
@@ -62,7 +63,7 @@ def migrate_annotations(table: pa.Table, migration: Migration) -> MigrationResul
     def outcome(state: _State) -> _Outcome:
         return _run(state, migration.steps)
 
-    counts: Counter[str] = Counter({s.line(): 0 for s in migration.steps if s.rename or s.merge or s.split})
+    counts: Counter[str] = Counter({s.line(): 0 for s in migration.steps if not s.add})
     batches: list[pa.RecordBatch] = []
     relabel: list[str] = []
     for batch in table.to_batches(max_chunksize=BATCH_ROWS):
@@ -151,18 +152,18 @@ def _step(state: _State, step: Step) -> _State:
         target = target_name(step.merge.to)
         if label in step.merge.from_:
             return _State(target)
-        return _decided(label, choices and [target if c in step.merge.from_ else c for c in choices])
+        left = dict.fromkeys(target if c in step.merge.from_ else c for c in choices or ())
+        decided = len(left) == 1 < len(choices or ())
+        return _State(target) if decided else _State(label, tuple(left) or None)
     if step.split:
         parts = [target_name(t) for t in step.split.to]
         if label == step.split.from_:
             return _State(label, tuple(parts))
-        return _decided(label, choices and [p for c in choices for p in (parts if c == step.split.from_ else [c])])
+        options = dict.fromkeys(p for c in choices or () for p in (parts if c == step.split.from_ else [c]))
+        return _State(label, tuple(options) or None)
+    if step.deprecate and choices:
+        return _State(label, tuple(c for c in choices if c != step.deprecate.name) or choices)
     return state
-
-
-def _decided(label: str | None, choices: Sequence[str] | None) -> _State:
-    left = tuple(dict.fromkeys(choices or ()))
-    return _State(left[0]) if len(left) == 1 else _State(label, left or None)
 
 
 def _choices(text: str | None) -> tuple[str, ...] | None:

@@ -46,6 +46,9 @@ class Store(Protocol):
     def size(self, key: str) -> int:
         """Bytes. Raises NotFoundError."""
 
+    def digest(self, key: str) -> str:
+        """Hex SHA-256 of the bytes as the medium has them now, never of a copy. Raises NotFoundError."""
+
     def age(self, key: str) -> float:
         """Seconds since the object was written. Raises NotFoundError."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -75,6 +76,10 @@ class LocalStore:
     def size(self, key: str) -> int:
         with self._reading(key):
             return self._file(key).stat().st_size
+
+    def digest(self, key: str) -> str:
+        with self._reading(key), self._file(key).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def age(self, key: str) -> float:
         with self._reading(key):

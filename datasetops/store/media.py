@@ -30,7 +30,9 @@ class Media:
         if uri.startswith("s3://"):
             return self._read_s3(uri)
         if self._root is None and not Path(uri).is_absolute():
-            raise NotFoundError(f"{uri} is relative to a folder, but the repository has none.", remedy="Open it by folder.")
+            raise NotFoundError(
+                f"{uri} is relative to a folder, but the repository has none.", remedy="Open it by folder."
+            )
         path = (self._root or Path()) / uri
         try:
             return path.read_bytes()

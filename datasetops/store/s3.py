@@ -108,10 +108,20 @@ class S3Store:
         with self._talking(key):
             return int(self._client.head_object(Bucket=self.bucket, Key=self._name(key))["ContentLength"])
 
+    def digest(self, key: str) -> str:
+        digest = hashlib.sha256()
+        with self._talking(key):
+            for chunk in self._client.get_object(Bucket=self.bucket, Key=self._name(key))["Body"].iter_chunks(1 << 20):
+                digest.update(chunk)
+        copy = self._cache / key
+        if copy.is_file() and hashlib.sha256(copy.read_bytes()).hexdigest() != digest.hexdigest():
+            copy.unlink()
+        return digest.hexdigest()
+
     def age(self, key: str) -> float:
         with self._talking(key):
             modified = self._client.head_object(Bucket=self.bucket, Key=self._name(key))["LastModified"]
-        return max(0.0, time.time() - modified.timestamp())
+        return max(0.0, time.time() - float(modified.timestamp()))
 
     def delete(self, key: str) -> None:
         with self._talking(key):

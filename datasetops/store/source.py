@@ -29,6 +29,10 @@ class Unusable:
     reason: str
 
 
+class UnreadableError(StoreError):
+    """This one file cannot be read (its rights, a damaged disk block); others may be."""
+
+
 class SourceTree(Protocol):
     """Files below one root. Paths that climb out of the root are refused with FormatError."""
 
@@ -46,11 +50,12 @@ class SourceTree(Protocol):
     def read(self, path: str, *, limit: int | None = None) -> bytes:
         """The file's bytes, at most the first `limit`.
 
-        Raises NotFoundError where there is no such file, StoreError where it cannot be read, FormatError for a path
-        that leaves the tree.
+        Raises NotFoundError where there is no such file, UnreadableError where it cannot be read, StoreError where
+        nothing can, FormatError for a path that leaves the tree.
         """
 
-    def stat(self, path: str) -> FileEntry | None: ...
+    def stat(self, path: str) -> FileEntry | None:
+        """None where there is no such file. Raises FormatError for a path that leaves the tree."""
 
     def uri(self, path: str) -> str:
         """What to write into `samples.uri` for a file used by reference."""
@@ -201,7 +206,7 @@ class LocalTree:
         except FileNotFoundError:
             raise NotFoundError(f"{self.uri(path)}: there is no such file.") from None
         except OSError as error:
-            raise StoreError(f"{self.uri(path)} cannot be read: {error.strerror}.") from error
+            raise UnreadableError(f"{self.uri(path)} cannot be read: {error.strerror}.") from error
 
     def stat(self, path: str) -> FileEntry | None:
         entry = self._entry(self._resolve(path), path)

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasetops.errors import DatasetOpsError, FormatError, NotFoundError, StoreError
 from datasetops.store.s3 import s3_client
-from datasetops.store.source import FileEntry, Unusable, check_path
+from datasetops.store.source import FileEntry, UnreadableError, Unusable, check_path
 
 
 def open_s3(url: str) -> S3Tree:
@@ -103,6 +103,8 @@ def _explained(error: Exception, url: str) -> Exception:
         return error
     if _code(error) in ("404", "NoSuchKey", "NoSuchBucket", "NotFound"):
         return NotFoundError(f"{url}: there is no such bucket or object.", remedy="Check the URL's spelling.")
+    if _code(error) == "AccessDenied":
+        return UnreadableError(f"{url} cannot be read: access denied.", remedy="Ask for the right to list and read it.")
     if isinstance(error, NoCredentialsError):
         remedy = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
     elif isinstance(error, EndpointConnectionError):

@@ -1,0 +1,48 @@
+"""Which column of a table plays which part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from datasetops.errors import FormatError, did_you_mean
+
+ALIASES: Final = {
+    "path": ("path", "image", "file", "filename", "file_name", "uri"),
+    "label": ("label", "class", "category"),
+    "id": ("id", "sample_id", "image_id"),
+    "annotator": ("annotator", "actor"),
+}
+TIMES: Final = ("expires_at", "captured_at")
+SIDES: Final = ("width", "height")
+TEXTS: Final = ("split", "group", "origin", "license", "consent")
+SAMPLE_COLUMNS: Final = (*TEXTS, *TIMES, *SIDES)
+METADATA: Final = "metadata"
+PARTS: Final = (*ALIASES, *SAMPLE_COLUMNS, METADATA)
+
+
+def parts_of(names: Iterable[str], mapping: Mapping[str, str], uri: str) -> dict[str, str]:
+    """Part → column, by `mapping`, else by name in any case of letters.
+
+    Raises FormatError where the mapping names a part or column that there is not, and where neither path nor id is found.
+    """
+    names = list(names)
+    for part, column in mapping.items():
+        if part not in PARTS:
+            raise FormatError(f"There is no part {part!r} of a table.", remedy=did_you_mean(part, PARTS, noun="parts"))
+        if column not in names:
+            raise FormatError(f"{uri} has no column {column!r}.", remedy=did_you_mean(column, names, noun="columns"))
+    taken = set(mapping.values())
+    by_name = {name.strip().lower(): name for name in reversed(names) if name not in taken}
+    parts = dict(mapping)
+    for part in PARTS:
+        if part not in parts:
+            column = next((by_name[name] for name in ALIASES.get(part, (part,)) if name in by_name), None)
+            if column is not None and column not in parts.values():
+                parts[part] = column
+    if "path" not in parts and "id" not in parts:
+        raise FormatError(
+            f"{uri} has no column for the image's path or id. Its columns: {', '.join(names)}.",
+            remedy=f"Call one `path` or `id`, or say which it is: --column path='{names[0]}'.",
+        )
+    return parts
