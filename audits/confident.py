@@ -43,7 +43,7 @@ _CHUNK = 2**22  # elements ranked at a time, at least one column
 def self_confidence(labels: npt.ArrayLike, probs: Floats, *, jobs: int = 1) -> Floats:
     """The probability of each given label: (N,) in [0, 1], 1 = clean, in the type of `probs`."""
     given = _checked(labels, probs)
-    _each_block(lambda block, rows: _check_values(block, rows.start), probs, jobs)
+    _each_block(lambda block, rows: _check_values(block, block, rows.start), probs, jobs)
     return _self_confidence(given, probs, jobs)
 
 
@@ -99,13 +99,12 @@ def find_label_issues(
         issues = np.zeros(given.size, dtype=bool)
         issues[np.argsort(scan.own)[: np.count_nonzero(confident_issues)]] = True
         return issues
-    classes = _by_class(given, probs.shape[1])
     counts = _leave_at_least(min_examples_per_class, _joint(given, scan.guess, probs.shape[1]))
     issues = scan.differs
     if filter_by in ("prune_by_class", "both"):
-        issues = issues & _prune_by_class(classes, scan, counts, min_examples_per_class)
+        issues = issues & _prune_by_class(scan, counts, min_examples_per_class)
     if filter_by in ("prune_by_noise_rate", "both"):
-        issues = issues & _prune_by_noise_rate(classes, probs, scan, counts, min_examples_per_class, jobs)
+        issues = issues & _prune_by_noise_rate(probs, scan, counts, min_examples_per_class, jobs)
     return issues
 
 
@@ -139,6 +138,7 @@ def estimate_errors(labels: npt.ArrayLike, probs: Floats, *, jobs: int = 1) -> f
 class _Scan:
     """What one pass over the probabilities leaves for each row."""
 
+    classes: list[Ints]  # the rows of each class
     own: Floats  # (N,) probability of the given label
     lead: Floats  # (N,) by how much the most probable class is more probable than the given one
     differs: Bools  # (N,) another class is more probable, by more than TOLERANCE
@@ -148,17 +148,18 @@ class _Scan:
 
 def _scan(given: Ints, probs: Floats, jobs: int) -> _Scan:
     n, k = probs.shape
+    classes = _by_class(given, k)
     own = _self_confidence(given, probs, jobs)
-    cutoff = _thresholds(own, _by_class(given, k)) - TOLERANCE
+    cutoff = _thresholds(own, classes) - TOLERANCE
     lowest = cutoff.min()
     lead = np.empty_like(own)
     differs = np.empty(n, dtype=bool)
     guess = np.empty(n, dtype=np.int32)
 
     def scan_block(block: Floats, rows: slice) -> float:
-        totals, slack = _check_values(block, rows.start)
         predicted = block.argmax(axis=1)
         top = block[np.arange(len(block)), predicted]
+        totals, slack = _check_values(block, top, rows.start)
         raised = own[rows] + block.dtype.type(TOLERANCE)
         label = given[rows]
         near = (raised > top) | ((raised == top) & (label < predicted)) | (label == predicted)
@@ -176,7 +177,7 @@ def _scan(given: Ints, probs: Floats, jobs: int) -> _Scan:
         return float(totals.max()) - 1 + slack
 
     slack = max(_each_block(scan_block, probs, jobs), default=0.0)
-    return _Scan(own, lead, differs, guess, max(slack, 0.0))
+    return _Scan(classes, own, lead, differs, guess, max(slack, 0.0))
 
 
 def _self_confidence(given: Ints, probs: Floats, jobs: int) -> Floats:
@@ -196,9 +197,9 @@ def _thresholds(own: Floats, classes: list[Ints]) -> Floats:
 
 
 def _joint(given: Ints, guess: npt.NDArray[np.int32], k: int) -> Ints:
-    sure = guess >= 0
-    # True class by given class, so that the sums below run in the same order as cleanlab's and round alike.
-    counts = np.bincount(guess[sure] * np.int64(k) + given[sure], minlength=k * k).reshape(k, k)
+    # True class by given class, so that the sums below run in the same order as cleanlab's and round alike. The first
+    # row is of rows that are confidently of no class.
+    counts = np.bincount((guess + np.int64(1)) * k + given, minlength=k * (k + 1)).reshape(k + 1, k)[1:]
     np.fill_diagonal(counts, np.maximum(counts.diagonal(), 1))
     calibrated = counts / counts.sum(axis=0) * np.bincount(given, minlength=k)
     calibrated = calibrated / max(calibrated.sum(), 1) * given.size
@@ -226,22 +227,20 @@ def _leave_at_least(minimum: int, joint: Ints) -> Ints:
     return counts
 
 
-def _prune_by_class(classes: list[Ints], scan: _Scan, counts: Ints, minimum: int) -> Bools:
+def _prune_by_class(scan: _Scan, counts: Ints, minimum: int) -> Bools:
     issues = np.zeros(scan.own.size, dtype=bool)
-    for k, rows in enumerate(classes):
+    for k, rows in enumerate(scan.classes):
         number = rows.size - counts[k, k]
         if rows.size > max(minimum, 1) and number > 0:
             issues[rows[np.argsort(scan.own[rows])[:number]]] = True
     return issues
 
 
-def _prune_by_noise_rate(
-    classes: list[Ints], probs: Floats, scan: _Scan, counts: Ints, minimum: int, jobs: int
-) -> Bools:
+def _prune_by_noise_rate(probs: Floats, scan: _Scan, counts: Ints, minimum: int, jobs: int) -> Bools:
     issues = np.zeros(len(probs), dtype=bool)
 
     def prune(k: int) -> None:
-        rows = classes[k]
+        rows = scan.classes[k]
         others = np.flatnonzero(counts[k])
         others = others[others != k]
         step = max(1, _CHUNK // max(rows.size, 1))
@@ -249,7 +248,7 @@ def _prune_by_noise_rate(
             for some in (others[start : start + step] for start in range(0, others.size, step)):
                 issues[rows] |= _largest_margins(probs, rows, scan, some, counts[k, some])
 
-    _map(prune, range(len(classes)), jobs)
+    _map(prune, range(len(counts)), jobs)
     return issues
 
 
@@ -267,12 +266,14 @@ def _largest_margins(probs: Floats, rows: Ints, scan: _Scan, others: Ints, numbe
             continue
         margins = _columns(probs, rows[near], others)
         margins -= own[near]
-        ranked = np.sort(margins, axis=1)
-        each, last = np.arange(others.size), near.size - numbers
+        most = int(numbers.max()) + 1
+        top = np.partition(margins, -most, axis=1)[:, -most:] if most < near.size // 4 else margins
+        ranked = np.sort(top, axis=1)
+        each, last = np.arange(others.size), ranked.shape[1] - numbers
         cut = np.where(last >= 0, ranked[each, np.maximum(last, 0)], -np.inf)
         known = (cut >= reach) | (near.size == rows.size)
         tied = known & (last > 0) & (ranked[each, np.maximum(last, 1) - 1] == cut)
-        issues[near] |= (margins[known & ~tied] >= cut[known & ~tied, None]).any(axis=0)
+        issues[near] |= (margins >= np.where(known & ~tied, cut, np.inf)[:, None]).any(axis=0)
         for i in np.flatnonzero(tied):
             margin = probs[rows, others[i]] - own
             issues[np.argsort(-margin)[: numbers[i]]] = True
@@ -313,8 +314,8 @@ def _checked(labels: npt.ArrayLike, probs: Floats) -> Ints:
     return given.astype(np.int64, copy=False)
 
 
-def _check_values(block: Floats, start: int) -> tuple[Floats, float]:
-    """The sum of each row, and by how much sums of some of its elements may exceed it."""
+def _check_values(block: Floats, largest: Floats, start: int) -> tuple[Floats, float]:
+    """The sum of each row, and by how much sums of some of its elements may exceed it; `largest` holds the maxima."""
     totals = np.einsum("ij->i", block)
     good = np.abs(totals - 1) <= ROW_SUM_TOLERANCE  # false for NaN
     if not good.all():
@@ -322,7 +323,7 @@ def _check_values(block: Floats, start: int) -> tuple[Floats, float]:
         raise ValueError(
             f"probs: expected each row to sum to 1 within {ROW_SUM_TOLERANCE}; row {start + row} sums to {totals[row]}"
         )
-    low, high = float(block.min()), float(block.max())
+    low, high = float(block.min()), float(largest.max())
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         row = int(np.argmax(((block < -TOLERANCE) | (block > 1 + TOLERANCE)).any(axis=1)))
         raise ValueError(f"probs: expected values in [0, 1]; row {start + row} has {low if low < 0 else high}")

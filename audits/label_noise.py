@@ -75,7 +75,7 @@ class LabelNoise:
                 context.embeddings()[at], labels, groups=groups, n_classes=len(names), seed=context.seed
             )
             probabilities = probe.probabilities
-            summary |= {"probabilities": "probe", "log_loss": probe.log_loss, "folds": probe.folds}
+            summary |= {"probabilities": "probe", "log_loss": round(probe.log_loss, 4)}
         usable = ~np.isnan(probabilities).any(axis=1)
         counts = np.bincount(labels[usable], minlength=len(names))
         usable &= counts[labels] >= MIN_ITEMS_PER_CLASS

@@ -10,9 +10,9 @@ returned is measured on other sampled rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Metric = Literal["cosine", "euclidean"]
 
-EXACT_UP_TO = 100_000  # rows; see benchmarks/neighbours.py
+EXACT_UP_TO = 50_000  # rows: half a minute on one core at 1,280 dimensions, and four times that for twice the rows
 TARGET_RECALL = 0.98  # probe until this share of true neighbours is met …
 MOST_PROBED = 1 / 16  # … or this share of the lists
 _BLOCK = 2048  # rows compared with as many others at a time
@@ -32,7 +32,7 @@ _SAMPLE = 500  # rows whose true neighbours set the number of probes, and as man
 _DIMENSIONS = 64  # principal ones, in which rows are put into lists
 _PER_LIST = 32  # rows for each list that k-means learns from
 _ROUNDS = 10  # of k-means
-_SAMPLE_PRINCIPAL = 8192  # rows that the principal dimensions are learned from
+_SAMPLE_MEAN = 8192  # rows that the mean and the principal dimensions are learned from
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _search(
     with threadpool_limits(limits=jobs, user_api="blas"):
         points = _Points(vectors, metric)
         best = _Best(len(points), k, points.least_similarity(reach))
-        exact = len(points) <= EXACT_UP_TO if exact is None else exact
+        exact = len(points) <= (EXACT_UP_TO if exact is None else 1) or bool(exact)
         recall = 1.0
         if exact:
             _compare_all(points, best, progress)
@@ -143,52 +143,62 @@ def _search(
     return Neighbours(indices, distances, exact, recall)
 
 
+class _Rows(NamedTuple):
+    """Some rows that were taken to be compared."""
+
+    ids: Ints
+    values: Floats  # (len(ids), D)
+    half: Floats  # half the squared length of each
+
+    def part(self, which: Ints) -> _Rows:
+        return _Rows(self.ids[which], self.values[which], self.half[which])
+
+
 class _Points:
-    """The rows that can be compared, numbered without gaps, and how similar they are: the more, the nearer."""
+    """The rows that can be compared, numbered without gaps.
+
+    With metric "cosine" rows are scaled to unit length: 1 - cosine is half the squared distance of such rows. All are
+    then taken from about their mean, since products of float32 lose small distances between rows far from the origin.
+    """
 
     def __init__(self, vectors: Floats, metric: Metric) -> None:
         self._vectors = vectors
         self._cosine = metric == "cosine"
-        blocks = range(0, len(vectors), _BLOCK)
-        squares = [np.einsum("ij,ij->i", vectors[i : i + _BLOCK], vectors[i : i + _BLOCK]) for i in blocks]
-        square = np.concatenate(squares) if squares else np.empty(0, np.float32)
+        square = 2 * _by_blocks(len(vectors), lambda ids: _half_squares(vectors[ids]))
         self.rows = np.flatnonzero(np.isfinite(square) & (square > 0 if self._cosine else True))
-        self._scale = 1 / np.sqrt(square[self.rows]) if self._cosine else None
-        # Euclidean distances are computed about the mean: far from the origin, products of float32 lose them.
+        self._scale = 1 / np.sqrt(square[self.rows]) if self._cosine else np.ones(self.rows.size, dtype=np.float32)
         self._centre = np.zeros(vectors.shape[1], dtype=np.float32)
-        self._square = 1.0
-        if not self._cosine and self.rows.size:
-            spans = list(_spans(len(self), _BLOCK))
-            self._centre = np.sum([self.take(ids).mean(axis=0) for ids in spans], axis=0) / np.float32(len(spans))
-            self._square = max(float(_half_squares(self.take(ids)).max()) for ids in spans)
+        if self.rows.size:
+            self._centre = self._values(np.arange(0, self.rows.size, -(-self.rows.size // _SAMPLE_MEAN))).mean(axis=0)
+        self._half = _by_blocks(self.rows.size, lambda ids: _half_squares(self._values(ids)))
 
     def __len__(self) -> int:
         return self.rows.size
 
-    def take(self, ids: Ints) -> Floats:
-        taken = self._vectors[self.rows[ids]]
-        if self._scale is None:
-            taken -= self._centre
-        else:
-            taken *= self._scale[ids, None]
-        return np.asarray(taken)
+    def take(self, ids: Ints) -> _Rows:
+        return _Rows(ids, self._values(ids), self._half[ids])
 
-    def similarity(self, a: Floats, b: Floats) -> Floats:
-        """Cosine, or minus half the squared distance."""
-        product = a @ b.T
-        if not self._cosine:
-            product -= _half_squares(a)[:, None]
-            product -= _half_squares(b)
-        return product
+    def _values(self, ids: Ints) -> Floats:
+        values = self._vectors[self.rows[ids]]
+        values *= self._scale[ids, None]
+        values -= self._centre
+        return np.asarray(values)
+
+    def similarity(self, a: _Rows, b: _Rows) -> Floats:
+        """Minus half the squared distance of each of `a` to each of `b`, by products."""
+        similarity = a.values @ b.values.T
+        similarity -= a.half[:, None]
+        similarity -= b.half
+        return np.asarray(similarity)
 
     def least_similarity(self, distance: float) -> float:
         """No pair within `distance` has less, rounding included."""
-        rounding = 64 * float(np.finfo(np.float32).eps) * self._square
-        return (1 - distance if self._cosine else -(distance**2) / 2) - rounding
+        rounding = 64 * float(np.finfo(np.float32).eps) * float(self._half.max(initial=0))
+        return -(distance if self._cosine else distance**2 / 2) - rounding
 
-    def distance(self, a: Floats, b: Floats) -> Floats:
-        """Of each row of `a` from the same row of `b`, by their difference: products leave some 1e-3 between equal rows."""
-        half = _half_squares(a - b)
+    def distance(self, a: _Rows, b: _Rows) -> Floats:
+        """Of each row of `a` from the same row of `b`, by differences, so that equal rows are at 0."""
+        half = _half_squares(a.values - b.values)
         return half if self._cosine else np.sqrt(2 * half)
 
 
@@ -203,23 +213,26 @@ class _Best:
 
     def offer(self, owners: Ints, others: Ints, similarity: Floats) -> None:
         """`similarity` is (owners, others); every pair is offered once, a row itself is passed over."""
-        k, width = self.ids.shape[1], others.size
+        k = self.ids.shape[1]
         cut = self._cut[owners]
-        new = np.flatnonzero(np.isneginf(cut))
-        if new.size and width > k:
-            at = width - k - 1  # one more than k, for the row itself
-            cut[new] = np.nextafter(np.partition(similarity[new], at, axis=1)[:, at], np.float32(-np.inf))
-        r, c = _where(similarity > cut[:, None])
-        other = owners[r] != others[c]
-        r, c = r[other], c[other]
+        r, c = np.empty(0, np.int64), np.empty(0, np.int64)
+        if others.size > k + 1:  # rows that have none yet take k, and one more, which may be the row itself
+            new = np.flatnonzero(np.isneginf(cut))
+            cut[new] = np.inf
+            r = np.repeat(new, k + 1)
+            c = np.argpartition(similarity[new], -k - 1, axis=1)[:, -k - 1 :].ravel()
+        above = _where(similarity > cut[:, None])
+        r, c = np.concatenate([r, above[0]]), np.concatenate([c, above[1]])
+        order = np.flatnonzero(owners[r] != others[c])
+        order = order[np.argsort(r[order], kind="stable")]
+        r, c = r[order], c[order]
         count = np.bincount(r, minlength=owners.size)
         rows = np.flatnonzero(count)
         if rows.size == 0:
             return
         count = count[rows]
-        ends = np.cumsum(count)
         slot = np.repeat(np.arange(rows.size), count)
-        place = np.arange(k, k + r.size) - np.repeat(ends - count, count)
+        place = np.arange(k, k + r.size) - np.repeat(np.cumsum(count) - count, count)
         similar = np.full((rows.size, k + count.max()), -np.inf, dtype=np.float32)
         ids = np.full(similar.shape, -1, dtype=np.int32)
         own = owners[rows]
@@ -248,64 +261,67 @@ def _compare_lists(
 ) -> float:
     """Each row meets the lists nearest to it; the recall of the `sampled` nearest of a row."""
     n = len(points)
-    reduced = _principal(points, rng)
-    centroids = _k_means(reduced, max(1, min(int(4 * np.sqrt(n)), n // 8)), rng)
+    reduced = _principal(points, rng, progress)
+    centroids = _k_means(reduced, max(1, min(int(4 * np.sqrt(n)), n // 8)), rng, progress)
     home = _nearest_lists(reduced, centroids, 1)[:, 0]
-    probes, recall = _probes(points, reduced, centroids, home, sampled, rng)
+    probes, recall = _probes(points, reduced, centroids, home, sampled, rng, progress)
     order = np.argsort(home, kind="stable")  # rows of one list probe much the same lists
     members = np.split(order, np.cumsum(np.bincount(home, minlength=len(centroids)))[:-1])
     starts = range(0, n, _QUERIES)
     for start in progress(starts, len(starts), "comparing vectors with those of near lists"):
-        ids = order[start : start + _QUERIES]
-        rows = points.take(ids)
-        probed = _nearest_lists(reduced[ids], centroids, probes).ravel()
+        rows = points.take(order[start : start + _QUERIES])
+        probed = _nearest_lists(reduced[rows.ids], centroids, probes).ravel()
         by_list = np.argsort(probed, kind="stable")
         for queries in np.split(by_list, np.flatnonzero(np.diff(probed[by_list])) + 1):
             listed = members[probed[queries[0]]]
-            for others in (listed[part] for part in _spans(listed.size, _BLOCK)):
-                taken = points.take(others)
-                for q in (queries[part] // probes for part in _spans(queries.size, _BLOCK)):
-                    best.offer(ids[q], others, points.similarity(rows[q], taken))
+            for others in (points.take(listed[part]) for part in _spans(listed.size, _BLOCK)):
+                for some in (rows.part(queries[part] // probes) for part in _spans(queries.size, _BLOCK)):
+                    best.offer(some.ids, others.ids, points.similarity(some, others))
     return recall
 
 
 def _probes(
-    points: _Points, reduced: Floats, centroids: Floats, home: Ints, sampled: int, rng: np.random.Generator
+    points: _Points,
+    reduced: Floats,
+    centroids: Floats,
+    home: Ints,
+    sampled: int,
+    rng: np.random.Generator,
+    progress: Progress[Any],
 ) -> tuple[int, float]:
-    """How many lists to probe, from the true neighbours of sampled rows, and the recall of others so sampled."""
+    """How many lists to probe, from the true neighbours of sampled rows, and the recall of other sampled rows."""
     sample = rng.permutation(len(points))[: 2 * _SAMPLE]
+    rows = points.take(sample)
     truth = _Best(len(points), sampled, -np.inf)
-    for owners in _spans(sample.size, _BLOCK):
-        rows = points.take(sample[owners])
-        for others in _spans(len(points), _BLOCK):
-            truth.offer(sample[owners], others, points.similarity(rows, points.take(others)))
-    scores = _nearness(reduced[sample], centroids)
+    spans = list(_spans(len(points), _BLOCK))
+    for others in progress(spans, len(spans), "measuring recall"):
+        truth.offer(sample, others, points.similarity(rows, points.take(others)))
+    nearness = _nearness(reduced[sample], centroids)
     neighbours = truth.ids[sample]
-    own = np.take_along_axis(scores, home[neighbours], axis=1)
-    rank = np.stack([np.count_nonzero(scores > own[:, j, None], axis=1) for j in range(sampled)], axis=1)
+    # Among the lists by nearness to the row, the rank of the one that its true neighbour is in.
+    own = np.take_along_axis(nearness, home[neighbours], axis=1)
+    rank = np.stack([np.count_nonzero(nearness > own[:, j, None], axis=1) for j in range(sampled)], axis=1)
     half = sample.size // 2
     known = neighbours >= 0
-    if not known[:half].any() or not known[half:].any():
-        return len(centroids), 1.0
     wanted = 1 + int(np.quantile(rank[:half][known[:half]], TARGET_RECALL, method="higher"))
     probes = min(wanted, max(1, int(len(centroids) * MOST_PROBED)))
     return probes, float(np.mean(rank[half:][known[half:]] < probes))
 
 
-def _principal(points: _Points, rng: np.random.Generator) -> Floats:
+def _principal(points: _Points, rng: np.random.Generator, progress: Progress[Any]) -> Floats:
     """The rows in their principal dimensions, by subspace iteration on a sample."""
-    sample = points.take(rng.permutation(len(points))[:_SAMPLE_PRINCIPAL])
+    sample = points.take(rng.permutation(len(points))[:_SAMPLE_MEAN]).values
     basis = rng.standard_normal((sample.shape[1], min(_DIMENSIONS, sample.shape[1])), dtype=np.float32)
     for _ in range(4):
         basis = np.linalg.qr(sample.T @ (sample @ basis))[0]
-    return np.concatenate([points.take(ids) @ basis for ids in _spans(len(points), _BLOCK)])
+    return _by_blocks(len(points), lambda ids: points.take(ids).values @ basis, progress, "reducing dimensions")
 
 
-def _k_means(rows: Floats, number: int, rng: np.random.Generator) -> Floats:
+def _k_means(rows: Floats, number: int, rng: np.random.Generator, progress: Progress[Any]) -> Floats:
     """`number` centroids (number, D), by Lloyd's rounds on a sample."""
     sample = rows[rng.permutation(len(rows))[: number * _PER_LIST]]
     centroids = sample[:number].copy()
-    for _ in range(_ROUNDS):
+    for _ in progress(range(_ROUNDS), _ROUNDS, "making lists"):
         home = _nearest_lists(sample, centroids, 1)[:, 0]
         count = np.bincount(home, minlength=number)
         filled = np.flatnonzero(count)
@@ -345,7 +361,7 @@ def _measured(points: _Points, best: _Best, n: int) -> tuple[Ints, Floats]:
         distance = np.full(found.shape, np.inf, dtype=np.float32)
         for j in range(k):
             there = np.flatnonzero(found[:, j] >= 0)
-            distance[there, j] = points.distance(rows[there], points.take(found[there, j]))
+            distance[there, j] = points.distance(rows.part(there), points.take(found[there, j]))
         index = np.where(found >= 0, points.rows[found], -1)
         order = np.lexsort((index, distance), axis=1)
         indices[points.rows[ids]] = np.take_along_axis(index, order, axis=1)
@@ -354,16 +370,22 @@ def _measured(points: _Points, best: _Best, n: int) -> tuple[Ints, Floats]:
 
 
 def _where(mask: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """`np.nonzero` for few hits in a mask of either memory order, by rows."""
+    """`np.nonzero`, many times faster for few hits, in the mask's memory order."""
     if mask.flags.c_contiguous:
         return np.divmod(np.flatnonzero(mask), mask.shape[1])
     c, r = np.divmod(np.flatnonzero(mask.T), mask.shape[0])
-    order = np.argsort(r, kind="stable")
-    return r[order], c[order]
+    return r, c
 
 
 def _half_squares(rows: Floats) -> Floats:
     return np.asarray(np.einsum("ij,ij->i", rows, rows) / np.float32(2))
+
+
+def _by_blocks(
+    n: int, work: Callable[[Ints], Floats], progress: Progress[Any] = no_progress, label: str = ""
+) -> Floats:
+    spans = list(_spans(n, _BLOCK)) or [np.arange(0)]
+    return np.concatenate([work(ids) for ids in progress(spans, len(spans), label)])
 
 
 def _spans(n: int, size: int) -> Iterator[Ints]:

@@ -87,7 +87,8 @@ def _descend(fixed: Floats, moving: Floats, affine: Floats, steps: int) -> Float
     solve = np.linalg.inv(normal)
     identity = np.eye(2, 3, dtype=np.float32).reshape(6)
     for _ in range(steps):
-        difference = _warped(moving, affine)[0] - flat
+        warped, inside = _warped(moving, affine)
+        difference = (warped - flat) * inside
         right = slopes @ difference[:, :, None]
         right[:, :6, 0] += weight * (affine - identity)
         step = (solve @ right)[:, :, 0]

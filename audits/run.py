@@ -16,19 +16,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from datasetops.audits.base import AuditContext, Check, CheckResult
 from datasetops.audits.probabilities import for_version
-from datasetops.errors import FormatError, ModelError, NotFoundError, did_you_mean
-from datasetops.images import ImageError, decode_rgb
+from datasetops.audits.stored import StoredImages
+from datasetops.errors import ModelError, NotFoundError, did_you_mean
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.models import EmbeddingCache, embed_images, open_embedder
 from datasetops.plugins import load_plugin, plugin_names
 from datasetops.progress import Progress, no_progress
 from datasetops.records import SEVERITIES, canonical_json, findings_table, sha256_hex
-from datasetops.store.media import Media
 
 SCORES = pa.schema(
     [("check", pa.string()), ("sample_id", pa.string()), ("annotation_id", pa.string()), ("score", pa.float64())]
@@ -53,23 +51,6 @@ class AuditRecord:
         """The highest severity found."""
         found = set(pc.unique(self.findings["severity"]).to_pylist())
         return next((severity for severity in reversed(SEVERITIES) if severity in found), None)
-
-
-@dataclass
-class _Images:
-    """Media of the audited samples; see audits.base.ImageAccess."""
-
-    media: Media
-    uris: Sequence[str]
-
-    def read(self, row: int) -> bytes:
-        return self.media.read(self.uris[row])
-
-    def open(self, row: int) -> Image.Image:
-        try:
-            return decode_rgb(self.read(row))
-        except ImageError as error:
-            raise FormatError(f"{self.uris[row]}: {error}.", remedy="Put the file back, or take it out.") from None
 
 
 def audit(
@@ -212,7 +193,7 @@ class _Embeddings:
         self._samples = samples
         self._progress = progress
         self.models: dict[str, str] = {}
-        self.images = _Images(Media(repository.store, repository.root), samples["uri"].tolist())
+        self.images = StoredImages(repository, samples["uri"].tolist())
 
     def __call__(self) -> npt.NDArray[np.float32]:
         return self._array
@@ -231,7 +212,7 @@ class _Embeddings:
         array[readable] = embed_images(
             embedder,
             self._samples["sha256"].iloc[readable].tolist(),
-            lambda row: self.images.open(int(readable[row])),
+            lambda row: self.images.read(int(readable[row])),
             cache=EmbeddingCache(self._repository.cache / "embeddings", embedder.digest),
             jobs=self._repository.settings.jobs,
             progress=self._progress,

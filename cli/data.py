@@ -68,7 +68,7 @@ def ingest(
     origin, license, consent, captured_at; other columns become metadata. coco: JSON. yolo: data.yaml with images/ and
     labels/. voc: XML files. What is faulty is left out and told; ingesting the same again changes nothing.
     """
-    from datasetops.audits.duplicates import guard_sealed_splits
+    from datasetops.audits.sealed import sealed_split_guard
     from datasetops.ingest import ingest as bring_in
 
     columns = {}
@@ -89,7 +89,7 @@ def ingest(
         branch=branch,
         message=message,
         unseal=unseal,
-        guard=guard_sealed_splits,
+        guard=sealed_split_guard(session.progress),
         progress=session.progress,
     )
     lines = [

@@ -104,7 +104,9 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
                 function(session, **values)
             except BrokenPipeError:  # the reader of a pipe has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            except (DatasetOpsError, ValueError, KeyboardInterrupt, MemoryError, OSError) as error:
+            except (Exception, KeyboardInterrupt) as error:
+                if isinstance(error, typer.Exit):
+                    raise
                 if session.debug:
                     raise
                 raise typer.Exit(_report(session, error)) from None
@@ -141,6 +143,9 @@ def _report(session: Session, error: BaseException) -> int:
         message, remedy = "Out of memory.", "Take a part of the data (--where, --split), or a machine with more memory."
     elif isinstance(error, ValueError):
         status = 2
+    elif not isinstance(error, OSError):
+        message = f"Something unexpected happened: {type(error).__name__}: {message}"
+        remedy = "This is a fault in dsops. Run the command again with --debug and report what it prints."
     if session.as_json:
         typer.echo(json.dumps({"error": message, "remedy": remedy, "status": status}, ensure_ascii=False))
     typer.echo(f"error: {message}", err=True)

@@ -78,14 +78,14 @@ def ingest(
     source's samples that it no longer has are removed. Samples that the source does not name are left alone, and so
     are annotations that people or models made or changed. Ingesting the same source again makes no version.
 
-    `guard` may refuse samples that are about to be added, by raising (see audits.duplicates.guard_sealed_splits).
+    `guard` may refuse samples that are about to be added, by raising (see audits.sealed).
 
     `images` is where media paths are looked up, if not in the source; `copy` takes the files into the store. Faulty
     rows become findings and are left out; with `strict` any of them refuses the whole (RejectedError).
     """
     tree = open_source(source)
     image_tree = open_source(images) if images else tree
-    reader = load_format(format or detect_format(tree))
+    reader = load_format(format or detect_format(tree).format)
     schema = repository.schema if branch == MAIN else (repository.head(branch) or repository).schema
     parsed = reader.read(tree, ReadOptions(images=image_tree, schema=schema, split=split, columns=dict(columns or {})))
     if not len(parsed.samples):

@@ -160,21 +160,26 @@ class Finding:
     @property
     def finding_id(self) -> str:
         """Stable over runs: the same suspicion about the same thing has the same id in every audit."""
-        parts = [self.check, self.sample_id, self.annotation_id, self.given, self.suggested, self.uri, *self.related]
+        parts: list[str | None] = [self.check, self.sample_id, self.annotation_id, self.given, self.suggested, self.uri, *self.related]
         if self.sample_id is None or self.check in ("schema", "ingest", "image_quality"):
             parts.append(self.message)
-        return sha256_hex(canonical_json(parts))[:16]
+        return sha256_hex(canonical_json([_present(part) for part in parts]))[:16]
 
 
 def findings_table(findings: list[Finding]) -> pa.Table:
     """Findings as an Arrow table with the columns of `FINDINGS`, in the order given."""
     names = [f.name for f in fields(Finding) if f.name != "related"]
     rows = [
-        {name: getattr(f, name) for name in names}
+        {name: _present(getattr(f, name)) for name in names}
         | {"finding_id": f.finding_id, "related": canonical_json(list(f.related)).decode() if f.related else None}
         for f in findings
     ]
     return pa.Table.from_pylist(rows, schema=FINDINGS)
+
+
+def _present(value: Any) -> Any:
+    """None for NaN, which is how pandas writes a missing string."""
+    return None if value != value else value
 
 
 def finding_dict(finding: Finding) -> dict[str, Any]:

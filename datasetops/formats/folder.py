@@ -45,7 +45,9 @@ class FolderFormat:
         listing = Listing(options.images, problems)
         paths = listing.images
         if not paths and not problems.rejected:
-            raise FormatError(f"{options.images.url} holds no image: the set is empty.", remedy="Name a folder with images in it.")
+            raise FormatError(
+                f"{options.images.url} holds no image: the set is empty.", remedy="Name a folder with images in it."
+            )
         _report_others(listing, problems)
         splits = _split_folders(paths, options.schema)
         unknown: Counter[tuple[str, str]] = Counter()
@@ -103,7 +105,9 @@ def _report_others(listing: Listing, problems: Problems) -> None:
     others = Counter(PurePosixPath(path).suffix.lower() or "no suffix" for path in listing.files if not is_image(path))
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        problems.warn(f"{sum(others.values())} files are no images and were left alone: {kinds}", path="", severity="low")
+        problems.warn(
+            f"{sum(others.values())} files are no images and were left alone: {kinds}", path="", severity="low"
+        )
 
 
 def _write(data: ExportData, out: Path) -> ExportReport:

@@ -7,6 +7,7 @@ from typing import Final
 
 from datasetops.errors import FormatError, did_you_mean
 
+TABLE_SUFFIXES: Final = (".csv", ".tsv", ".parquet")
 ALIASES: Final = {
     "path": ("path", "image", "file", "filename", "file_name", "uri"),
     "label": ("label", "class", "category"),
@@ -37,9 +38,9 @@ def parts_of(names: Iterable[str], mapping: Mapping[str, str], uri: str) -> dict
     parts = dict(mapping)
     for part in PARTS:
         if part not in parts:
-            column = next((by_name[name] for name in ALIASES.get(part, (part,)) if name in by_name), None)
-            if column is not None and column not in parts.values():
-                parts[part] = column
+            found = [by_name[name] for name in ALIASES.get(part, (part,)) if name in by_name]
+            if found:
+                parts[part] = found[0]
     if "path" not in parts and "id" not in parts:
         raise FormatError(
             f"{uri} has no column for the image's path or id. Its columns: {', '.join(names)}.",

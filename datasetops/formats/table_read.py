@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,10 +15,9 @@ import pyarrow.parquet as pq
 
 from datasetops.errors import FormatError
 from datasetops.formats.problems import Problems
+from datasetops.formats.table_columns import TABLE_SUFFIXES
 from datasetops.formats.texts import from_text
 from datasetops.store.source import SourceTree
-
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""Pairs of images that show the same shot: recompressed, resized, cropped a little, brightened, mirrored or turned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from datasetops.audits.base import AuditContext
+from datasetops.audits.neighbours import nearest
+from datasetops.audits.perceptual import Pictures, pictures, spectra, transform, upright
+from datasetops.audits.registration import align
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+NEIGHBOURS = 16  # candidates for each image; a cluster of more copies hangs together through those
+_COARSE = 0.6  # correlation of coarse structure below which no pair is looked at
+_SHARED = np.sqrt(0.5)  # detail's least correlation: half of its variance is shared
+_BACKGROUND = 2000  # pairs of unlike images that the threshold is learned from
+_CHUNK = 8192  # pairs at a time
+
+
+@dataclass(frozen=True)
+class NearPairs:
+    """Rows of near-duplicates and how alike they are.
+
+    `indices` (P, 2), the lesser row first, sorted; `similarity` (P,) in (0, 1], correlation of fine detail; `threshold`
+    that they reached; `compared` images, `unreadable` rows; `recall` of the search for candidates.
+    Of byte-identical images only the first takes part.
+    """
+
+    indices: Ints
+    similarity: Floats
+    threshold: float
+    compared: int
+    unreadable: Ints
+    recall: float
+
+
+def near_pairs(context: AuditContext) -> NearPairs:
+    """Near-duplicates among a context's images, found once and kept with the context."""
+    kept = vars(context)
+    if "_near_pairs" not in kept:
+        kept["_near_pairs"] = _near_pairs(context)
+    found: NearPairs = kept["_near_pairs"]
+    return found
+
+
+def _near_pairs(context: AuditContext) -> NearPairs:
+    digests = context.samples["sha256"]
+    rows = np.flatnonzero(digests.notna() & ~digests.duplicated())
+    shown, readable = pictures(context.images, rows, jobs=context.jobs, progress=context.progress)
+    vectors, owner, symmetry = upright(spectra(shown))
+    found = nearest(
+        vectors, NEIGHBOURS, metric="cosine", jobs=context.jobs, seed=context.seed, progress=context.progress
+    )
+    pairs, similarity = np.empty((0, 2), np.int64), np.empty(0, np.float32)
+    first, place = np.nonzero((found.indices >= 0) & (found.distances <= 1 - _COARSE))
+    second = found.indices[first, place]
+    first, second = _distinct(owner, first, second, found.distances[first, place])
+    detail = _details(shown, owner, symmetry, first, second, context.jobs)
+    background = _background(found.indices, owner, np.random.default_rng(context.seed))
+    unlike = _details(shown, owner, symmetry, *background, context.jobs)
+    threshold = detail_threshold(unlike, len(first))
+    near = detail >= threshold
+    pairs = np.sort(np.stack([rows[owner[first[near]]], rows[owner[second[near]]]], axis=1), axis=1)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    return NearPairs(pairs[order], detail[near][order], threshold, int(readable.sum()), rows[~readable], found.recall)
+
+
+def detail_threshold(unlike: Floats, pairs: int) -> float:
+    """The correlation of detail from which a pair is a near-duplicate, in [sqrt(1/2), 1).
+
+    `unlike` (B,): correlations of pairs of the same data that are alike but no duplicates. Were all `pairs` that are
+    tested of this kind, one false alarm would be expected at most (Desolneux, Moisan and Morel, "Meaningful
+    alignments", IJCV 40, 2000), Fisher's z of correlations being normal. Where images are all much alike, such as
+    digits or X-rays, this asks for more than half of the detail's variance, which is the least in any case.
+    """
+    from scipy.stats import norm
+
+    least = float(np.arctanh(_SHARED))
+    if not len(unlike) or not pairs:
+        return float(_SHARED)
+    z = np.arctanh(np.clip(unlike, 0, 0.9999))
+    middle, high = np.quantile(z, [0.5, 0.975])
+    deviation = (high - middle) / norm.ppf(0.975)
+    return float(np.tanh(max(least, middle + deviation * norm.isf(1 / max(pairs, 2)))))
+
+
+def _distinct(owner: Ints, first: Ints, second: Ints, distance: Floats) -> tuple[Ints, Ints]:
+    """Of each pair of images the nearest pair of their vectors."""
+    a, b = owner[first], owner[second]
+    key = np.minimum(a, b) * (owner.max(initial=0) + 1) + np.maximum(a, b)
+    order = np.lexsort((distance, key))
+    order = order[a[order] != b[order]]
+    order = order[np.diff(key[order], prepend=-1) != 0]
+    return first[order], second[order]
+
+
+def _background(indices: Ints, owner: Ints, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """For sampled vectors the last of their neighbours: still alike, but beyond all but the largest clusters."""
+    sampled = rng.permutation(len(indices))[:_BACKGROUND]
+    known = indices[sampled] >= 0
+    sampled, known = sampled[known.any(axis=1)], known[known.any(axis=1)]
+    last = indices[sampled, known.sum(axis=1) - 1]
+    other = owner[last] != owner[sampled]
+    return sampled[other], last[other]
+
+
+def _details(shown: Pictures, owner: Ints, symmetry: Ints, first: Ints, second: Ints, jobs: int) -> Floats:
+    """Correlation of detail of the pictures behind pairs of vectors, each turned as its vector is."""
+    out = np.empty(len(first), dtype=np.float32)
+    for start in range(0, len(first), _CHUNK):
+        span = slice(start, start + _CHUNK)
+        a, b = (_turned(shown, owner[side[span]], symmetry[side[span]]) for side in (first, second))
+        out[span] = align(a, b, jobs=jobs).detail
+    return out
+
+
+def _turned(shown: Pictures, rows: Ints, symmetry: Ints) -> Pictures:
+    out = shown[rows]
+    for one in np.unique(symmetry):
+        out[symmetry == one] = transform(out[symmetry == one], int(one))
+    return out

@@ -1,0 +1,101 @@
+"""Run each contender of a benchmark in a process of its own: its seconds, its memory and what it found.
+
+`cpu_seconds` are those of all threads and child processes: on a machine that others use too they vary less than seconds.
+Memory is told twice. `peak RSS` is the operating system's high-water mark of the process; it holds the input, and pages
+of mapped files for as long as the system leaves them there. `extra` is how far anonymous memory (RssAnon, sampled every
+10 ms) rose while the contender ran: what it allocated itself, without input and file pages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+
+
+def measure(work: Callable[[], Mapping[str, Any]]) -> Row:
+    """In the contender's process: run `work` once; what it returns is put beside its seconds and MiB."""
+    before = _anonymous()
+    peak, stop = before, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not stop.wait(0.01):
+            peak = max(peak, _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start, cpu = time.perf_counter(), _cpu_seconds()
+    try:
+        told = work()
+        seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
+    finally:
+        stop.set()
+        watcher.join()
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    extra = max(peak, _anonymous()) - before
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_rss_mib": rss, "extra_mib": extra, **told}
+
+
+def race(script: str, names: Sequence[str], arguments: Sequence[str], *, rounds: int) -> list[Row]:
+    """In the parent: every contender in turn, `rounds` times over; the quickest of each counts."""
+    runs = [[_run(script, name, arguments) for name in names] for _ in range(rounds)]
+    return [min(several, key=lambda row: float(row.get("seconds", np.inf))) for several in zip(*runs, strict=True)]
+
+
+def _run(script: str, contender: str, arguments: Sequence[str]) -> Row:
+    """`script --contender NAME …`, which prints what `measure` returned as its last line."""
+    command = [sys.executable, script, "--contender", contender, *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return {"contender": contender, "failed": f"exit status {done.returncode}"}
+    return {"contender": contender, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def report(setting: Row, rows: list[Row], *, as_json: bool) -> None:
+    """One JSON document, or a Markdown table."""
+    setting = {
+        **setting,
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+    }
+    if as_json:
+        print(json.dumps({"setting": setting, "contenders": rows}, indent=1))
+        return
+    print(", ".join(f"{name} {value}" for name, value in setting.items()), end="\n\n")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    print("|", " | ".join(columns), "|")
+    print("|", " | ".join("---" for _ in columns), "|")
+    for row in rows:
+        print("|", " | ".join(_cell(row.get(name, "")) for name in columns), "|")
+
+
+def _cpu_seconds() -> float:
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+def _anonymous() -> float:
+    """MiB of anonymous memory of this process; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")), 0.0)
