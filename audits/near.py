@@ -17,7 +17,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 NEIGHBOURS = 16  # candidates for each image; a cluster of more copies hangs together through those
-_COARSE = 0.6  # correlation of coarse structure below which no pair is looked at
+_COARSE = 0.25  # correlation of coarse structure below which no pair is looked at
 _SHARED = np.sqrt(0.5)  # detail's least correlation: half of its variance is shared
 _BACKGROUND = 2000  # pairs of unlike images that the threshold is learned from
 _CHUNK = 8192  # pairs at a time

@@ -20,7 +20,7 @@ DETAIL = 1 / 20  # of the picture's side: structure coarser than this is taken o
 LEAST_OVERLAP = 0.5  # share of the picture that both must show
 # What cropping, resizing and straightening do, as standard deviations: relative stretch, turn or shear (radians), and
 # shift (in half sides).
-_STRETCH, _TURN, _SHIFT = 0.2, 0.06, 0.15
+_STRETCH, _TURN, _SHIFT = 0.2, 0.1, 0.15
 _WIDEST = 3.0  # deviations beyond which an alignment is not believed
 _PRIOR = 0.01  # share of a picture's energy that one deviation must explain
 _LEVELS = ((2, 1.0, 8), (1, 0.7, 6))  # picture shrunk by, blur (its pixels), steps

@@ -1,9 +1,10 @@
 """Run each contender of a benchmark in a process of its own: its seconds, its memory and what it found.
 
 `cpu_seconds` are those of all threads and child processes: on a machine that others use too they vary less than seconds.
-Memory is told twice. `peak RSS` is the operating system's high-water mark of the process; it holds the input, and pages
-of mapped files for as long as the system leaves them there. `extra` is how far anonymous memory (RssAnon, sampled every
-10 ms) rose while the contender ran: what it allocated itself, without input and file pages.
+Memory is told twice, from /proc/self/status. `peak_rss_mib` is the high-water mark of the process (VmHWM; ru_maxrss
+would take over the parent's); it holds the input, and pages of mapped files for as long as they stay resident.
+`extra_mib` is how far anonymous memory (RssAnon, looked at every 10 ms) rose while the contender ran: what it allocated
+itself, without input and file pages.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ Row = dict[str, Any]
 
 def measure(work: Callable[[], Mapping[str, Any]]) -> Row:
     """In the contender's process: run `work` once; what it returns is put beside its seconds and MiB."""
-    before = _anonymous()
+    before = _status_mib("RssAnon")
     peak, stop = before, threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not stop.wait(0.01):
-            peak = max(peak, _anonymous())
+            peak = max(peak, _status_mib("RssAnon"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -44,8 +45,7 @@ def measure(work: Callable[[], Mapping[str, Any]]) -> Row:
     finally:
         stop.set()
         watcher.join()
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    extra = max(peak, _anonymous()) - before
+    rss, extra = _status_mib("VmHWM"), max(peak, _status_mib("RssAnon")) - before
     return {"seconds": seconds, "cpu_seconds": cpu, "peak_rss_mib": rss, "extra_mib": extra, **told}
 
 
@@ -94,8 +94,6 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _anonymous() -> float:
-    """MiB of anonymous memory of this process; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")), 0.0)
+def _status_mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))

@@ -1,0 +1,137 @@
+"""How many items each class and each slice has, and where there are too few."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.charts import bars
+from datasetops.records import SAMPLES, Finding, canonical_json
+
+_RARE = 0.1  # of the median class's count: below, a class is called rare
+_FEW = 20  # items of a class in a split below which its error rate cannot be told within about ±20 percentage points
+_SURPRISE = 1e-6  # chance, under the class's overall share, of a split holding so few or so many of it
+
+
+class Balance:
+    name = "balance"
+    title = "classes with too few items, and splits that hold other shares of them"
+    needs = "labels"
+
+    def run(self, context: AuditContext) -> CheckResult:
+        labels = context.annotations[["label", "sample_id"]].dropna()
+        names = list(context.schema.class_names)
+        if not len(labels) or not names:
+            return CheckResult([], summary={"skipped": "there are no class labels"})
+        split = labels["sample_id"].map(context.samples.set_index("sample_id")["split"]).fillna("(none)")
+        table = pd.crosstab(labels["label"], split).reindex(names, fill_value=0)
+        counts = table.sum(axis=1)
+        findings = [
+            self._finding("medium", 0.0, name, f"no annotation has the class {name}")
+            for name in counts[counts == 0].index
+        ]
+        used = counts[counts > 0]
+        for name in used[used < _RARE * used.median()].index:
+            text = f"{name} has {counts[name]:,} annotations; the median class has {used.median():,.0f}"
+            findings.append(self._finding("low", float(counts[name] / used.median()), name, text))
+        if len(table.columns) > 1:
+            findings += self._across_splits(table.loc[used.index])
+        ratio = float(used.max() / used.min())
+        summary = {
+            "classes in use": len(used),
+            "largest to smallest": round(ratio, 2),
+            "charts": [
+                bars(
+                    "Annotations by class",
+                    {
+                        name: {str(column): int(n) for column, n in row.items()}
+                        if len(table.columns) > 1
+                        else int(row.sum())
+                        for name, row in table.loc[counts.sort_values(ascending=False, kind="stable").index].iterrows()
+                    },
+                )
+            ],
+        }
+        return CheckResult(findings, summary=summary)
+
+    def _across_splits(self, table: pd.DataFrame) -> list[Finding]:
+        found = []
+        values = table.to_numpy()
+        chance = share_surprise(values)
+        share = values.sum(axis=1) / values.sum()
+        sizes = values.sum(axis=0)
+        for row, name in enumerate(table.index):
+            for column, split in enumerate(table.columns):
+                n = int(values[row, column])
+                if n == 0 and sizes[column]:
+                    text = f"{name} does not occur in the split {split}"
+                    found.append(self._finding("medium", 0.0, name, text, split))
+                elif chance[row, column] < _SURPRISE:
+                    text = f"{name} is {n / sizes[column]:.1%} of the split {split}, but {share[row]:.1%} of all"
+                    found.append(self._finding("low", 0.3, name, text, split))
+                elif n < _FEW:
+                    text = f"only {n} of {name} in the split {split}: too few to tell its error rate"
+                    found.append(self._finding("low", n / _FEW, name, text, split))
+        return found
+
+    def _finding(self, severity: str, score: float, label: str, text: str, split: str | None = None) -> Finding:
+        return Finding(self.name, severity, score, text, given=label, split=split)
+
+
+def share_surprise(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Two-sided binomial chance of each count (K classes, S splits), if every split had the classes' overall shares."""
+    from scipy.stats import binom
+
+    size = counts.sum(axis=0)[None, :]
+    share = (counts.sum(axis=1) / counts.sum())[:, None]
+    low, high = binom.cdf(counts, size, share), binom.sf(counts - 1, size, share)
+    result: npt.NDArray[np.float64] = np.minimum(1.0, 2 * np.minimum(low, high))
+    return result
+
+
+class Coverage:
+    name = "coverage"
+    title = "slices that the schema wants covered and that have too few items"
+    needs = "slices in the schema"
+
+    def run(self, context: AuditContext) -> CheckResult:
+        if not context.schema.slices:
+            return CheckResult([], summary={"skipped": "the schema names no slices"})
+        findings: list[Finding] = []
+        charts = []
+        covered = wanted = 0
+        for item in context.schema.slices:
+            counts = count_values(slice_values(context.samples, item.key), item.values)
+            for value, count in counts.items():
+                wanted += 1
+                covered += count >= item.min_count
+                if count < item.min_count:
+                    missing = item.min_count - count
+                    text = f"{item.key} = {value}: {count:,} of at least {item.min_count:,}; collect {missing:,} more"
+                    severity = "high" if count == 0 else "medium"
+                    findings.append(
+                        Finding(self.name, severity, count / item.min_count, text, given=f"{item.key}={value}")
+                    )
+            charts.append(bars(f"Samples by {item.key}", {str(value): count for value, count in counts.items()}))
+        return CheckResult(findings, summary={"values covered": f"{covered} of {wanted}", "charts": charts})
+
+
+def slice_values(samples: pd.DataFrame, key: str) -> pd.Series[Any]:
+    """A slice attribute of each sample: a column of records.SAMPLES, or a key of its metadata. Missing is None."""
+    if key in SAMPLES.names:
+        return samples[key]
+    import orjson
+
+    parsed = {text: orjson.loads(text).get(key) for text in samples["metadata"].dropna().unique()}
+    return samples["metadata"].map(parsed)
+
+
+def count_values(values: pd.Series[Any], wanted: Sequence[Any]) -> dict[Any, int]:
+    """How many items have each wanted value; equal means equal as JSON, so 1 is 1 and not "1" or true."""
+    found = values.dropna().map(canonical_json).value_counts()
+    return {value: int(found.get(canonical_json(value), 0)) for value in wanted}
