@@ -37,6 +37,7 @@ ROW_SUM_TOLERANCE = 0.01  # lets through probabilities that were stored as float
 TOLERANCE = 1e-6  # of comparisons between probabilities; part of cleanlab's definition
 _ABSENT = 2.0  # threshold of a class that nobody was given: no probability reaches it
 _BLOCK = 2**18  # elements read at a time: 1 MiB of float32, within the level 2 cache
+_ROWS = 64  # scattered rows read at a time: of a memory map, each may bring in two MiB of the file
 _CHUNK = 2**22  # elements ranked at a time, at least one column
 
 
@@ -275,19 +276,21 @@ def _largest_margins(probs: Floats, rows: Ints, scan: _Scan, others: Ints, numbe
         tied = known & (last > 0) & (ranked[each, np.maximum(last, 1) - 1] == cut)
         issues[near] |= (margins >= np.where(known & ~tied, cut, np.inf)[:, None]).any(axis=0)
         for i in np.flatnonzero(tied):
-            margin = probs[rows, others[i]] - own
+            margin = _columns(probs, rows, others[i : i + 1])[0] - own
             issues[np.argsort(-margin)[: numbers[i]]] = True
         others, numbers, reach = others[~known], numbers[~known], cut.min()
-    _release(probs)
     return issues
 
 
 def _columns(probs: Floats, rows: Ints, columns: Ints) -> Floats:
-    """`probs[rows][:, columns].T`, copied a few rows at a time."""
+    """`probs[rows][:, columns].T`, read a few rows at a time."""
     out = np.empty((columns.size, rows.size), dtype=probs.dtype)
-    step = max(1, min(512, _BLOCK // probs.shape[1]))
+    step = max(1, min(_ROWS, _BLOCK // probs.shape[1]))
+    few = columns.size * 16 < probs.shape[1]  # then reading whole rows would cost more than it saves
     for start in range(0, rows.size, step):
-        out[:, start : start + step] = probs[rows[start : start + step]].T[columns]
+        some = rows[start : start + step]
+        out[:, start : start + step] = probs[some, columns[:, None]] if few else probs[some].T[columns]
+        _release(probs)
     return out
 
 

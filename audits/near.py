@@ -18,7 +18,9 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 
 NEIGHBOURS = 16  # candidates for each image; a cluster of more copies hangs together through those
 _COARSE = 0.25  # correlation of coarse structure below which no pair is looked at
-_SHARED = np.sqrt(0.5)  # detail's least correlation: half of its variance is shared
+_SHARED = (0.5, 0.95)  # share of the detail's variance that near-duplicates have in common: at least, and surely
+_FEWEST = 4 * NEIGHBOURS
+_CERTAIN = 0.9  # correlation of detail asked for where the data cannot say what is usual
 _BACKGROUND = 2000  # pairs of unlike images that the threshold is learned from
 _CHUNK = 8192  # pairs at a time
 
@@ -72,22 +74,23 @@ def _near_pairs(context: AuditContext) -> NearPairs:
 
 
 def detail_threshold(unlike: Floats, pairs: int) -> float:
-    """The correlation of detail from which a pair is a near-duplicate, in [sqrt(1/2), 1).
+    """The correlation of detail from which a pair is a near-duplicate: its square lies in _SHARED.
 
     `unlike` (B,): correlations of pairs of the same data that are alike but no duplicates. Were all `pairs` that are
     tested of this kind, one false alarm would be expected at most (Desolneux, Moisan and Morel, "Meaningful
     alignments", IJCV 40, 2000), Fisher's z of correlations being normal. Where images are all much alike, such as
-    digits or X-rays, this asks for more than half of the detail's variance, which is the least in any case.
+    digits or X-rays, this asks for more than half of the detail's variance, which is the least in any case; of fewer
+    than 64 such pairs nothing is learned, and 0.9 is asked for.
     """
     from scipy.stats import norm
 
-    least = float(np.arctanh(_SHARED))
-    if not len(unlike) or not pairs:
-        return float(_SHARED)
+    least, most = np.sqrt(_SHARED)
+    if len(unlike) < _FEWEST:  # too few images to tell how alike unlike ones are
+        return _CERTAIN
     z = np.arctanh(np.clip(unlike, 0, 0.9999))
     middle, high = np.quantile(z, [0.5, 0.975])
     deviation = (high - middle) / norm.ppf(0.975)
-    return float(np.tanh(max(least, middle + deviation * norm.isf(1 / max(pairs, 2)))))
+    return float(np.clip(np.tanh(middle + deviation * norm.isf(1 / max(pairs, 2))), least, most))
 
 
 def _distinct(owner: Ints, first: Ints, second: Ints, distance: Floats) -> tuple[Ints, Ints]:

@@ -24,6 +24,7 @@ _STRETCH, _TURN, _SHIFT = 0.2, 0.1, 0.15
 _WIDEST = 3.0  # deviations beyond which an alignment is not believed
 _PRIOR = 0.01  # share of a picture's energy that one deviation must explain
 _LEVELS = ((2, 1.0, 8), (1, 0.7, 6))  # picture shrunk by, blur (its pixels), steps
+_HALVED = 0.8  # blur (pixels) that is left of a picture shrunk to half its size and enlarged again
 _HOPEFUL = 0.3  # detail shared at the coarse level, below which the fine one is not tried
 _BATCH = 128  # pairs at a time: their arrays stay in a core's cache
 
@@ -67,6 +68,10 @@ def _align(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[Floats, F
         affine[hopeful] = _descend(_filter(fixed, smooth), _filter(moving, smooth), affine[hopeful], steps)
         detail[hopeful] = _shared_detail(fixed, moving, affine[hopeful])
         hopeful = hopeful[detail[hopeful] >= _HOPEFUL]
+    if hopeful.size:  # one may be a blurred or enlarged copy of the other
+        fixed, moving, blurred = a[hopeful], b[hopeful], _gaussian(n, _HALVED)
+        for one, other in ((_filter(fixed, blurred), moving), (fixed, _filter(moving, blurred))):
+            detail[hopeful] = np.maximum(detail[hopeful], _shared_detail(one, other, affine[hopeful]))
     return detail, affine.reshape(-1, 2, 3)
 
 

@@ -61,7 +61,7 @@ def write_report(
                 "more": facts["findings"] - len(found),
             }
         )
-    sections.sort(key=lambda section: (not section["findings"], section["name"] == "ingest", section["name"]))
+    sections.sort(key=lambda section: [-section["facts"]["severity"][name] for name in reversed(SEVERITIES)])
     environment = Environment(loader=PackageLoader("datasetops.audits"), autoescape=True, trim_blocks=True)
     severity = record.findings["severity"]
     html = environment.get_template("report.html").render(

@@ -16,7 +16,7 @@ from datasetops.records import SAMPLES, Finding
 from datasetops.schema import RELABEL, LabelSchema, Limit
 
 _TOLERANCE: Final = 0.5  # pixels by which a box may leave its image: tools round differently
-_FAR: Final = 12.0  # robust deviations from the median beyond which a number is taken for a slip
+_FAR: Final = 8.0  # robust deviations from the median beyond which a number is taken for a slip
 _MOSTLY: Final = 0.95  # share of a metadata key's values that are numbers for it to be judged as a number
 
 Found = Iterator[tuple[npt.NDArray[np.bool_], str, float, Any]]  # (rows at fault, severity, score, text or texts)
@@ -93,7 +93,7 @@ class Rules:
         told = {text: _attribute_problem(value, schema) for text, value in parsed.items()}
         problem = texts.map(told)
         yield problem.notna(), "medium", 0.2, problem
-        waiting = texts.map({text: RELABEL in value for text, value in parsed.items()}).fillna(False).astype(bool)
+        waiting = texts.isin([text for text, value in parsed.items() if RELABEL in value])
         yield waiting, "medium", 0.1, "it waits to be relabeled, since its class was split"
 
     def _geometry_faults(self, rows: pd.DataFrame, schema: LabelSchema) -> Found:
@@ -207,7 +207,7 @@ def _numbers(samples: pd.DataFrame) -> Iterator[tuple[str, pd.Series[Any]]]:
 def far_off(values: pd.Series[Any]) -> npt.NDArray[np.bool_]:
     """Numbers so far above or below all others that they are rather slips than rare cases; missing ones are not.
 
-    Farther from the median than 12 robust deviations, and separated from the next value by as much as that value's own
+    Farther from the median than 8 robust deviations, and separated from the next value by as much as that value's own
     distance to the median: a long tail has no such gap. Keys that look like ids (nearly all different) are passed over.
     """
     known = values.dropna()

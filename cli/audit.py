@@ -76,12 +76,13 @@ def audit(
 
 
 def _summary(record: Any, out: Path) -> list[str]:
+    levels = ("high", "medium", "low")
     lines = table(
         (
-            [name, *facts["severity"].values(), facts.get("skipped") and f"skipped: {facts['skipped']}"]
+            [name, *(facts["severity"][level] for level in levels), facts.get("skipped") and f"skipped: {facts['skipped']}"]
             for name, facts in record.info["checks"].items()
         ),
-        header=("check", "high", "medium", "low", ""),
+        header=("check", *levels, ""),
     )
     noise = record.summaries.get("label_noise", {})
     if "estimated_errors" in noise:

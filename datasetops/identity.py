@@ -78,7 +78,8 @@ def pairwise_iou(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.
 
 def region_name(values: Sequence[Any]) -> str:
     """Part of the id of a region that no earlier one corresponds to: a digest of its content."""
-    return sha256_hex(canonical_json([None if value != value else value for value in values]))[:12]
+    plain = [None if value != value else float(value) if isinstance(value, float) else value for value in values]
+    return sha256_hex(canonical_json(plain))[:12]
 
 
 def _boxes(frame: pd.DataFrame) -> npt.NDArray[np.float64]:

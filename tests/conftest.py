@@ -17,6 +17,8 @@ import pytest
 from datasetops.manifest import Repository
 from datasetops.schema import LabelSchema
 
+sys.path.insert(0, str(Path(__file__).parent))  # helpers of the tests: pictures
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:

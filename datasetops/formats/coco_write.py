@@ -93,7 +93,7 @@ def _images(data: ExportData, names: Sequence[str]) -> list[dict[str, Any]]:
         computed = ["id"] if is_new else []
         if not is_new:
             del values["image_id"]
-        if row["uri"] is None:
+        if row["sha256"] is None:
             if type(values.get("file_name")) is str and values["file_name"]:
                 image["file_name"] = values.pop("file_name")
             else:

@@ -7,7 +7,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +20,6 @@ from datasetops.formats.listing import is_image
 from datasetops.formats.splits import UNSPLIT
 from datasetops.records import PROVENANCE_COLUMNS
 
-_COPIERS = 4
 _SUFFIXES = {
     "image/jpeg": ".jpg",
     "image/png": ".png",
@@ -45,7 +43,7 @@ _NAMES = {
     "actor": "actors",
     "model": "models",
     "derived_from": "references to corrected annotations",
-    "metadata": "metadata",
+    "metadata": "samples' metadata",
 }
 
 
@@ -67,6 +65,9 @@ class Losses:
                 if name in held or name in ("x2", "y1", "y2", *PROVENANCE_COLUMNS):
                     continue
                 count = len(table) - table[name].null_count
+                if name == "annotation_id":  # those that ingest makes begin with their sample's id and a slash
+                    pairs = zip(table["sample_id"].to_pylist(), table[name].to_pylist(), strict=True)
+                    count = sum(not own.startswith(f"{sample_id}/") for sample_id, own in pairs)
                 if name == "source":
                     count = sum(value not in (None, "import") for value in table[name].to_pylist())
                 self.named(name, count)
@@ -162,20 +163,27 @@ def media_names(samples: pa.Table, folders: Sequence[str], *, by_stem: bool = Fa
 
 def reference_names(samples: pa.Table) -> list[str]:
     """For images that stay where they are: each one's path below the folder that holds all of them."""
-    rows = rows_of(samples.select(["sample_id", "uri", "media_type", "metadata"]))
-    folders = [PurePosixPath(uri).parent for uri in rows["uri"] if uri]
-    common = os.path.commonpath(folders) if folders and len({f.is_absolute() for f in folders}) == 1 else ""
+    rows = rows_of(samples.select(["sample_id", "uri"]))
+    paths = [PurePosixPath(_original(uri)) for uri in rows["uri"] if uri]
+    comparable = len({path.is_absolute() for path in paths}) == 1
+    common = os.path.commonpath([path.parent for path in paths]) if comparable else ""
     return [
-        str(PurePosixPath(uri).relative_to(common)) if uri and common else _base_name(uri, None, {}, sample_id)
-        for uri, sample_id in zip(rows["uri"], rows["sample_id"], strict=True)
+        PurePosixPath(_original(uri)).relative_to(common).as_posix()
+        if uri and comparable
+        else _original(uri) or sample_id
+        for sample_id, uri in zip(*rows.values(), strict=True)
     ]
 
 
+def _original(uri: str | None) -> str:
+    """The path that an image had where it came from: `media:<digest>.jpg#<path>` is a copy in the store."""
+    return (uri.partition("#")[2] if uri.startswith("media:") else uri) if uri else ""
+
+
 def _base_name(uri: str | None, media_type: str | None, metadata: dict[str, Any], sample_id: str) -> str:
-    listed = uri or (name if isinstance(name := metadata.get("file_name"), str) else "") or sample_id
-    # media:<digest>.<ext> and s3://bucket/key both end in the name.
-    name = listed.replace("\\", "/").rpartition("/")[2].removeprefix("media:")
-    name = re.sub(r"[\x00-\x1f]|^\.", lambda match: f"%{ord(match[0]):02X}", name) or "unnamed"
+    listed = metadata.get("file_name") if media_type is None else None  # without an image that is its only name
+    name = (listed if isinstance(listed, str) and listed else _original(uri) or sample_id).replace("\\", "/")
+    name = re.sub(r"[\x00-\x1f]|^\.", lambda match: f"%{ord(match[0]):02X}", name.rpartition("/")[2]) or "unnamed"
     return name if media_type is None or is_image(name) else name + _SUFFIXES.get(media_type, "")
 
 
@@ -183,17 +191,10 @@ def copy_media(data: ExportData, out: Path, paths: Sequence[str]) -> int:
     """Writes each sample's image to `out` / path and says how many there were. Raises DatasetOpsError where one fails."""
     if not data.copy_media:
         return 0
-    jobs = [(uri, out / path) for uri, path in zip(data.samples["uri"].to_pylist(), paths, strict=True) if uri]
-    for folder in {target.parent for _, target in jobs}:
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def copy(job: tuple[str, Path]) -> None:
-        uri, target = job
-        write_file(target, data.read_media(uri))
-
-    with ThreadPoolExecutor(_COPIERS) as pool:
-        for _ in pool.map(copy, jobs):
-            pass
+    digests, uris = (data.samples[name].to_pylist() for name in ("sha256", "uri"))
+    jobs = [(uri, path) for digest, uri, path in zip(digests, uris, paths, strict=True) if digest is not None]
+    for uri, path in jobs:
+        write_file(out / path, data.read_media(uri))
     return len(jobs)
 
 
@@ -209,8 +210,8 @@ def write_file(target: Path, content: bytes) -> None:
 
 def report(files: int, losses: Losses, data: ExportData) -> ExportReport:
     """The finished report, with the images that were not copied."""
-    uris = data.samples["uri"]
+    absent = data.samples["sha256"].null_count
     if not data.copy_media:
-        losses.add(len(uris) - uris.null_count, "images are named but not copied")
-    losses.add(uris.null_count, "samples have no image at hand")
+        losses.add(len(data.samples) - absent, "images are named but not copied")
+    losses.add(absent, "samples have no image at hand")
     return ExportReport(files, losses.sentences)

@@ -67,7 +67,7 @@ def _sample_columns(data: ExportData, names: Sequence[str], typed: bool) -> dict
     paths: list[str | None] = list(names)
     ids: list[str | None] = []
     for index, (sample_id, digest) in enumerate(zip(rows["sample_id"], rows["sha256"], strict=True)):
-        if rows["uri"][index] is None:
+        if digest is None:
             listed = metadata[index].get("file_name")
             paths[index] = metadata[index].pop("file_name") if isinstance(listed, str) and listed else None
         ids.append(sample_id if has_own_id(sample_id, digest) and sample_id != paths[index] else None)

@@ -43,7 +43,7 @@ def write_voc(data: ExportData, out: Path) -> ExportReport:
     for index, metadata in enumerate(objects_of(data.samples, "metadata")):
         stem = PurePosixPath(names[index]).stem
         root = Element("annotation")
-        if rows["uri"][index] is not None:
+        if rows["sha256"][index] is not None:
             SubElement(root, "filename").text = listed[index]
         elif isinstance(metadata.get("file_name"), str):
             SubElement(root, "filename").text = metadata.pop("file_name")

@@ -39,9 +39,9 @@ def write_yolo(data: ExportData, out: Path) -> ExportReport:
         places = [f"{folder}/{name}" if folder else name for folder, name in zip(folders, names, strict=True)]
     files = copy_media(data, out, [f"images/{place}" for place in places])
     lines = _lines(data, losses)
-    rows = rows_of(data.samples.select(["sample_id", "uri", "split"]))
-    for sample_id, uri, place in zip(rows["sample_id"], rows["uri"], places, strict=True):
-        if uri is not None:
+    rows = rows_of(data.samples.select(["sample_id", "sha256", "split"]))
+    for sample_id, digest, place in zip(rows["sample_id"], rows["sha256"], places, strict=True):
+        if digest is not None:
             text = "".join(f"{line}\n" for line in lines.get(sample_id, ()))
             write_file(out / "labels" / f"{place.rpartition('.')[0] or place}.txt", text.encode())
             files += 1
@@ -61,8 +61,8 @@ def write_yolo(data: ExportData, out: Path) -> ExportReport:
 def _lines(data: ExportData, losses: Losses) -> dict[str, list[str]]:
     rows = rows_of(data.annotations)
     geometries = objects_of(data.annotations, "geometry")
-    samples = rows_of(data.samples.select(["sample_id", "width", "height", "uri"]))
-    sizes = {s: (w, h) for s, w, h, uri in zip(*samples.values(), strict=True) if w and h and uri}
+    samples = rows_of(data.samples.select(["sample_id", "width", "height", "sha256"]))
+    sizes = {s: (w, h) for s, w, h, digest in zip(*samples.values(), strict=True) if w and h and digest}
     classes = {item.name: item.id for item in data.schema.classes}
     lines: dict[str, list[str]] = {}
     lost: Counter[str] = Counter()

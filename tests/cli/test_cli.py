@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pictures import write_digits
+from typer.testing import CliRunner, Result
+
+from datasetops.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSOPS_ACTOR", "lead")
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def call(*arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments))
+
+    return call
+
+
+@pytest.fixture
+def filled(run: Run, tmp_path: Path) -> Run:
+    write_digits(tmp_path / "set" / "photos", 2)
+    assert run("init", "set", "--schema", "digits").exit_code == 0
+    assert run("ingest", "set/photos", "-C", "set", "--quiet").exit_code == 0
+
+    def call(*arguments: str) -> Result:
+        return run(*arguments, "-C", "set")
+
+    return call
+
+
+def answer(result: Result) -> object:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_first_session(run: Run, tmp_path: Path) -> None:
+    write_digits(tmp_path / "photos", 2)
+    assert answer(run("init", "set", "--schema", "digits", "--json"))["schema"] == "digits"  # type: ignore[index]
+    first = answer(run("ingest", "photos", "-C", "set", "--json"))
+    assert {key: first[key] for key in ("version", "samples", "annotations", "rejected")} == {  # type: ignore[index]
+        "version": "v1",
+        "samples": 20,
+        "annotations": 20,
+        "rejected": 0,
+    }
+    log = answer(run("-C", "set", "--json", "log"))
+    assert [(row["version"], row["author"]) for row in log] == [("v1", "lead")]  # type: ignore[union-attr]
+    split = answer(run("split", "train=0.5,test=0.5", "-C", "set", "--json", "--seal", "test"))
+    assert sum(split["by_split"].values()) == 20  # type: ignore[index]
+    shown = answer(run("show", "-C", "set", "--json"))
+    assert shown["sealed"] == ["test"]  # type: ignore[index]
+    assert shown["by_class"]["7"] == 2  # type: ignore[index]
+    changes = answer(run("diff", "v1", "v2", "-C", "set", "--json", "--rows", "rows.csv"))
+    assert changes["samples"] == {"added": 0, "removed": 0, "changed": 20}  # type: ignore[index]
+    assert (tmp_path / "rows.csv").read_text().count("\n") == 21
+    assert answer(run("verify", "-C", "set", "--json", "--media")) == {"whole": True, "damaged": []}
+    assert run("checkout", "v2", "out", "-C", "set").exit_code == 0
+    assert len(list((tmp_path / "out" / "images").rglob("*.png"))) == 20
+    counted = answer(run("sql", "SELECT count(*) AS n FROM samples", "-C", "set", "--json"))
+    assert counted == [{"n": 20}]
+
+
+def test_text_output_is_for_people(filled: Run) -> None:
+    log = filled("log").stdout
+    assert "v1 (main)" in log
+    assert "Ingest" in log
+    assert "20 samples" in filled("show").stdout
+    assert "is whole" in filled("verify").stdout
+    assert filled("branch", "trial").exit_code == 0
+    assert "trial" in filled("branch").stdout
+    assert "main has it all already" in filled("merge", "trial").stdout
+    assert "Removed 0 objects" in filled("gc").stdout
+    assert "works" in filled("doctor", "--json").stdout
+
+
+def test_audit_and_findings(filled: Run, tmp_path: Path) -> None:
+    checks = ("--check", "exact_duplicate", "--check", "schema", "--check", "balance")
+    found = answer(filled("audit", "v1", *checks, "--report", "report.html", "--json", "--quiet"))
+    assert set(found["checks"]) == {"exact_duplicate", "schema", "balance"}  # type: ignore[index]
+    assert "<svg" in (tmp_path / "report.html").read_text()
+    assert "No findings" in filled("findings", "v1").stdout
+    scores = filled("findings", "v1", "--all-scores", "--check", "schema", "--format", "csv").stdout
+    assert len(scores.splitlines()) == 21
+
+    copy = sorted((tmp_path / "set" / "photos" / "3").iterdir())[0]
+    (tmp_path / "set" / "photos" / "4" / "copy.png").write_bytes(copy.read_bytes())
+    assert filled("ingest", "set/photos", "--quiet").exit_code == 0
+    failed = filled("audit", "v2", *checks, "--fail-on", "high", "--quiet")
+    assert failed.exit_code == 3
+    rows = answer(filled("findings", "v2", "--severity", "high", "--json"))
+    (row,) = rows  # type: ignore[misc]
+    columns = "finding_id check severity score sample_id uri annotation_id split given suggested message".split()
+    assert set(columns) <= set(row)
+    assert "their labels differ: 3, 4" in row["message"]
+    for name in ("csv", "json", "parquet"):
+        assert filled("findings", "v2", "--out", f"findings.{name}").exit_code == 0
+        assert (tmp_path / f"findings.{name}").stat().st_size
+    listed = answer(filled("audit", "--list", "--json"))
+    assert "label_noise" in {item["check"] for item in listed}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("show", "v9"), 1, "There is no version or branch 'v9'"),
+        (("diff", "v1"), 0, "added"),
+        (("audit", "v1", "--check", "label_niose"), 1, "Did you mean 'label_noise'"),
+        (("audit", "v1", "--fail-on", "huge"), 2, "--fail-on"),
+        (("findings", "v1"), 1, "dsops audit v1"),
+        (("sql", "DROP TABLE samples"), 1, "Only one SELECT"),
+        (("split", "train=0.9,test=0.9"), 2, "sum to 1"),
+        (("split", "train"), 2, "NAME=SHARE"),
+        (("ingest", "nowhere"), 1, "nowhere"),
+        (("ingest", "set/photos", "--format", "cocoa"), 1, "coco"),
+        (("export", "v1", "set", "--format", "coco"), 1, "not empty"),
+        (("init", "set", "--schema", "digits"), 1, "already"),
+        (("init", "other"), 2, "--schema"),
+        (("schema", "check", "missing.yaml"), 1, "missing.yaml"),
+        (("guide", "show", "ten"), 1, "no section"),
+        (("checkout", "v1"), 2, "DIR"),
+    ],
+)
+def test_errors_are_one_message_with_a_remedy(filled: Run, arguments: tuple[str, ...], status: int, words: str) -> None:
+    result = filled(*arguments)
+    assert result.exit_code == status, result.output
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_errors_in_json_mode_are_one_document(filled: Run) -> None:
+    result = filled("show", "v9", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["status"] == 1
+
+
+def test_a_folder_without_repository_says_how_to_make_one(run: Run) -> None:
+    result = run("log")
+    assert result.exit_code == 1
+    assert "dsops init" in result.output
+
+
+def test_schema_and_guide_commands(filled: Run, tmp_path: Path) -> None:
+    assert filled("schema", "check", "cifar10").exit_code == 0
+    assert answer(filled("schema", "show", "--json"))["name"] == "digits"  # type: ignore[index]
+    assert "equal" in filled("schema", "diff", "digits", "v1").stdout
+    assert filled("guide", "check").exit_code == 0
+    assert "Edge cases" in filled("guide", "show", "7").stdout
+    (tmp_path / "guide.md").write_text("# Digits\n\n## 7\n\n### Definition\n\nA seven.\n")
+    assert filled("guide", "check", "guide.md").exit_code == 3
+    assert filled("guide", "set", "guide.md").exit_code == 0
+    (tmp_path / "step.yaml").write_text(
+        "steps:\n  - rename: {from: '7', to: seven}\n  - split: {from: '1', to: [{name: bare}, {name: serif}]}\n"
+    )
+    moved = answer(filled("schema", "migrate", "step.yaml", "--json"))
+    assert (moved["version"], moved["relabel"]) == ("v3", 2)  # type: ignore[index]
+    assert answer(filled("show", "--json"))["by_class"]["seven"] == 2  # type: ignore[index]
+
+
+def test_the_reference_in_docs_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("make_cli", ROOT / "docs" / "make_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "cli.md").read_text() == module.reference(), "run: make docs"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from datasetops.cli.main import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted(set(sys.modules) & {'numpy', 'pandas', 'pyarrow', 'torch', 'pydantic', 'rich', 'sklearn'}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_shell_completion_is_offered() -> None:
+    environment = os.environ | {"_DSOPS_COMPLETE": "complete_bash", "COMP_WORDS": "dsops au", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "dsops"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "audit" in done.stdout

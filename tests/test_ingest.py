@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pictures import photos, write_digits
+
+from datasetops.errors import FormatError, RejectedError
+from datasetops.export import checkout, export
+from datasetops.ingest import ingest
+from datasetops.manifest import Change, Repository, diff, verify
+from datasetops.schema import load_schema
+from datasetops.splits import assign_splits
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Repository:
+    repository = Repository.init(tmp_path / "repository", load_schema("digits"))
+    write_digits(tmp_path / "repository" / "photos")
+    return repository
+
+
+def photos_of(repository: Repository) -> Path:
+    assert repository.root is not None
+    return repository.root / "photos"
+
+
+def test_a_folder_a_class_becomes_a_version_and_the_same_again_none(digits: Repository) -> None:
+    first = ingest(digits, str(photos_of(digits)), format="folder")
+    again = ingest(digits, str(photos_of(digits)), format="folder")
+
+    assert first.as_dict() | {"counts": {}} == {
+        "version": "v1",
+        "samples": 30,
+        "annotations": 30,
+        "rejected": 0,
+        "kept": 0,
+        "changed": True,
+        "findings": 0,
+        "counts": {},
+    }
+    assert (again.version.name, again.changed) == ("v1", False)
+    row = first.version.samples().iloc[0]
+    assert row["uri"].startswith("photos/")
+    assert (row["width"], row["height"], row["media_type"]) == (8, 8, "image/png")
+    assert first.version.annotations()["source"].unique().tolist() == ["import"]
+
+
+def test_new_and_moved_images_change_only_themselves(digits: Repository) -> None:
+    folder = photos_of(digits)
+    first = ingest(digits, str(folder), format="folder").version
+    moved = sorted((folder / "3").iterdir())[0]
+    moved.rename(folder / "4" / moved.name)
+    write_digits(folder / ".." / "more", 4)
+    extra = sorted((folder / ".." / "more" / "7").iterdir())[-1]
+    extra.rename(folder / "7" / extra.name)
+    second = ingest(digits, str(folder), format="folder").version
+    found = diff(first, second).as_dict()
+    assert found["samples"]["added"] == 2  # the moved file is at another place: a sample of its own
+    assert first.table("samples").num_rows + 2 == second.table("samples").num_rows
+
+
+def test_what_people_corrected_is_not_overwritten(digits: Repository) -> None:
+    version = ingest(digits, str(photos_of(digits)), format="folder").version
+    row = version.annotations().iloc[[0]].drop(columns=["event_id", "created_at"])
+    row["label"], row["source"], row["actor"] = "9", "human", "lead"
+    corrected = digits.commit(Change(annotations=row), message="corrected").version
+    again = ingest(digits, str(photos_of(digits)), format="folder")
+    assert again.kept == 1
+    assert not again.changed
+    labels = corrected.annotations().set_index("annotation_id")["label"]
+    assert again.version.annotations().set_index("annotation_id")["label"].equals(labels)
+
+
+def test_faulty_files_are_told_and_left_out_or_refuse_the_whole(digits: Repository) -> None:
+    folder = photos_of(digits)
+    (folder / "0" / "broken.png").write_bytes(sorted((folder / "0").iterdir())[0].read_bytes()[:60])
+    (folder / "0" / "empty.jpg").write_bytes(b"")
+    with pytest.raises(RejectedError, match="2 faulty rows"):
+        ingest(digits, str(folder), format="folder", strict=True)
+    assert digits.head() is None
+    result = ingest(digits, str(folder), format="folder")
+    assert (result.samples, result.rejected) == (30, 2)
+    assert {Path(finding.uri or "").name for finding in result.findings} == {"broken.png", "empty.jpg"}
+    (folder.parent / "nothing").mkdir()
+    with pytest.raises(FormatError):
+        ingest(digits, str(folder.parent / "nothing"), format="folder")
+
+
+def test_copied_images_outlive_their_source(digits: Repository, tmp_path: Path) -> None:
+    folder = photos_of(digits)
+    version = ingest(digits, str(folder), format="folder", copy=True).version
+    for file in folder.rglob("*.png"):
+        file.unlink()
+    result = checkout(digits, version, tmp_path / "out")
+    assert (result.files, result.missing) == (30, [])
+    assert checkout(digits, version, tmp_path / "out").files == 0
+    assert verify(digits, media=True) == []
+
+
+def test_an_image_that_changed_since_is_told_by_verify_and_checkout(digits: Repository, tmp_path: Path) -> None:
+    version = ingest(digits, str(photos_of(digits)), format="folder").version
+    victim = sorted(photos_of(digits).rglob("*.png"))[0]
+    victim.write_bytes(victim.read_bytes() + b"\0")
+    (damage,) = verify(digits, media=True)
+    assert damage.object.endswith(victim.name)
+    assert len(checkout(digits, version, tmp_path / "out").missing) == 1
+
+
+def test_copies_of_one_file_are_samples_of_their_own_and_share_a_split(digits: Repository) -> None:
+    folder = photos_of(digits)
+    source = sorted((folder / "5").iterdir())[0]
+    (folder / "5" / "copy.png").write_bytes(source.read_bytes())
+    assert ingest(digits, str(folder), format="folder").samples == 31
+    placed = assign_splits(digits, {"train": 0.5, "test": 0.5}).version.samples()
+    both = placed[placed["sha256"].duplicated(keep=False)]
+    assert len(both) == 2
+    assert both["split"].nunique() == 1
+    assert both["sample_id"].nunique() == 2
+
+
+def test_a_sealed_split_refuses_a_disguised_copy_of_a_training_image(tmp_path: Path) -> None:
+    from datasetops.audits.sealed import sealed_split_guard
+
+    repository = Repository.init(tmp_path / "repository", load_schema("cifar10"))
+    first, second = photos()
+    for name, image in (("train/cat/a", first), ("test/dog/b", second)):
+        file = tmp_path / "one" / f"{name}.png"
+        file.parent.mkdir(parents=True)
+        image.save(file)
+    ingest(repository, str(tmp_path / "one"), format="folder")
+    repository.commit(Change(sealed=["test"]), message="seal")
+    disguised = tmp_path / "two" / "test" / "cat" / "again.jpg"
+    disguised.parent.mkdir(parents=True)
+    first.resize((480, 320)).transpose(0).save(disguised, quality=60)
+    with pytest.raises(RejectedError, match=r"again\.jpg shows the same as"):
+        ingest(repository, str(tmp_path / "two"), format="folder", guard=sealed_split_guard())
+    told = ingest(repository, str(tmp_path / "two"), format="folder", guard=sealed_split_guard(), unseal="wanted")
+    assert told.changed
+
+
+def test_export_says_what_a_format_cannot_hold(digits: Repository, tmp_path: Path) -> None:
+    version = ingest(digits, str(photos_of(digits)), format="folder").version
+    rows = version.annotations().head(1).drop(columns=["event_id", "created_at"])
+    rows["attributes"] = [{"smudged": True}]
+    version = digits.commit(Change(annotations=rows), message="attribute").version
+    result = export(digits, version, tmp_path / "out", format="folder")
+    assert result.samples == 30
+    assert any("attribute" in text for text in result.lost)
+    other = Repository.init(tmp_path / "other", load_schema("digits"))
+    again = ingest(other, str(tmp_path / "out"), format="folder").version
+    assert sorted(again.annotations()["label"]) == sorted(version.annotations()["label"])
+
+
+def test_splits_are_stable_under_growth_and_keep_groups_whole(repository: Repository) -> None:
+    def rows(numbers: range) -> list[dict[str, object]]:
+        return [{"sample_id": f"s{i:04}", "uri": f"{i}.png", "group": f"patient-{i % 97}"} for i in numbers]
+
+    shares = {"train": 0.7, "val": 0.1, "test": 0.2}
+    repository.commit(Change(samples=rows(range(500))), message="first")
+    before = assign_splits(repository, shares).version.samples().set_index("sample_id")["split"]
+    repository.commit(Change(samples=rows(range(500, 900))), message="more")
+    after = assign_splits(repository, shares).version.samples()
+    assert after.set_index("sample_id")["split"].loc[before.index].equals(before)
+    assert (after.groupby("group")["split"].nunique() == 1).all()
+    share = after["split"].value_counts(normalize=True)
+    assert abs(share["train"] - 0.7) < 0.15
+    assert not assign_splits(repository, shares).changed
+
+
+def test_real_annotation_passes_become_versions_that_match_box_by_box(data: Path, tmp_path: Path) -> None:
+    """The counts are those of greedy matching of red cells at an intersection over union of 0.5."""
+    repository = Repository.init(tmp_path / "cells", load_schema("blood_cells"))
+    folder = data / "bccd"
+    passes = ("annotations_first_pass_voc", "annotations_raw_names_voc", "annotations_voc")
+    results = [ingest(repository, str(folder / name), format="voc", images=str(folder / "images")) for name in passes]
+    versions = [result.version for result in results]
+    red = diff(versions[0], versions[1]).by_class["RBC"]
+    assert (red["added"], red["removed"]) == (195, 39)
+    typos = [finding.message for finding in results[1].findings if "Platet" in finding.message]
+    assert len(typos) == 2
+    assert all("Platelets" in text for text in typos)
+    assert diff(versions[1], versions[2]).as_dict()["annotations"] == {"added": 2, "removed": 0, "changed": 0}
