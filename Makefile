@@ -27,8 +27,8 @@ lint: $(VENV)/.lint
 	$(BIN)/codespell
 	rm -rf build/lint
 	$(BIN)/python -m pip install --quiet --no-deps --target build/lint .
-	MYPYPATH=build/lint $(BIN)/mypy --python-executable $(BIN)/python -p datasetops
-	PYTHONPATH=build/lint $(BIN)/lint-imports
+	cd build/lint && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p datasetops
+	cd build/lint && $(abspath $(BIN))/lint-imports --config ../../.importlinter
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py

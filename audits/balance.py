@@ -49,7 +49,7 @@ class Balance:
                 bars(
                     "Annotations by class",
                     {
-                        name: {str(column): int(n) for column, n in row.items()}
+                        str(name): {str(column): int(n) for column, n in row.items()}
                         if len(table.columns) > 1
                         else int(row.sum())
                         for name, row in table.loc[counts.sort_values(ascending=False, kind="stable").index].iterrows()

@@ -47,6 +47,7 @@ class AuditContext:
     seed: int = 0
     jobs: int = 1
     progress: Progress = no_progress
+    memo: dict[str, Any] = field(default_factory=dict)  # what one check worked out and others need too
 
 
 @dataclass

@@ -31,19 +31,17 @@ def draw(chart: Mapping[str, Any]) -> str:
 def _draw_bars(values: Mapping[str, Mapping[str, float]]) -> str:
     shown = list(values.items())[:_MAX_BARS]
     names = list(dict.fromkeys(name for _, parts in shown for name in parts))
-    top = max([sum(parts.values()) for _, parts in shown] or [0]) or 1
+    top: float = max([sum(parts.values()) for _, parts in shown] or [0]) or 1
     room = _WIDTH - _LABEL - _VALUE
     legend = 24 if names != [""] else 0
     height = len(shown) * (_BAR + _GAP) + legend
     out = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img">']
     for i, name in enumerate(names if legend else []):
-        x = _LABEL + i * 110
-        out.append(f'<rect class="s{i % 6}" x="{x}" y="4" width="12" height="12" rx="2"/>')
-        out.append(f'<text x="{x + 17}" y="14">{escape(str(name))}</text>')
+        out.append(f'<rect class="s{i % 6}" x="{_LABEL + i * 110}" y="4" width="12" height="12" rx="2"/>')
+        out.append(f'<text x="{_LABEL + i * 110 + 17}" y="14">{escape(str(name))}</text>')
     for row, (label, parts) in enumerate(shown):
-        y = row * (_BAR + _GAP) + legend
+        y, x = row * (_BAR + _GAP) + legend, float(_LABEL)
         out.append(f'<text x="{_LABEL - 8}" y="{y + 13}" text-anchor="end">{escape(_short(label))}</text>')
-        x = float(_LABEL)
         for i, name in enumerate(names):
             width = room * parts.get(name, 0) / top
             title = f"<title>{escape(str(label))} {escape(str(name))}: {parts.get(name, 0):,g}</title>"

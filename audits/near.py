@@ -44,10 +44,9 @@ class NearPairs:
 
 def near_pairs(context: AuditContext) -> NearPairs:
     """Near-duplicates among a context's images, found once and kept with the context."""
-    kept = vars(context)
-    if "_near_pairs" not in kept:
-        kept["_near_pairs"] = _near_pairs(context)
-    found: NearPairs = kept["_near_pairs"]
+    if "near_pairs" not in context.memo:
+        context.memo["near_pairs"] = _near_pairs(context)
+    found: NearPairs = context.memo["near_pairs"]
     return found
 
 
@@ -59,7 +58,6 @@ def _near_pairs(context: AuditContext) -> NearPairs:
     found = nearest(
         vectors, NEIGHBOURS, metric="cosine", jobs=context.jobs, seed=context.seed, progress=context.progress
     )
-    pairs, similarity = np.empty((0, 2), np.int64), np.empty(0, np.float32)
     first, place = np.nonzero((found.indices >= 0) & (found.distances <= 1 - _COARSE))
     second = found.indices[first, place]
     first, second = _distinct(owner, first, second, found.distances[first, place])

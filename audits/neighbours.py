@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from datasetops.audits.base import Progress, no_progress
+from datasetops.progress import Progress, no_progress
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -72,7 +72,7 @@ def nearest(
     exact: bool | None = None,
     jobs: int = 1,
     seed: int = 0,
-    progress: Progress[Any] = no_progress,
+    progress: Progress = no_progress,
 ) -> Neighbours:
     """The `k` nearest other rows of each of `vectors` (N, D) float32, an array or a memory map.
 
@@ -93,7 +93,7 @@ def pairs_within(
     exact: bool | None = None,
     jobs: int = 1,
     seed: int = 0,
-    progress: Progress[Any] = no_progress,
+    progress: Progress = no_progress,
 ) -> Pairs:
     """All pairs of rows at most `threshold` apart, the nearest `limit` of each row where it has more.
 
@@ -119,7 +119,7 @@ def _search(
     exact: bool | None,
     jobs: int,
     seed: int,
-    progress: Progress[Any],
+    progress: Progress,
 ) -> Neighbours:
     """The `k` nearest that are within `reach`; recall is measured on the `sampled` nearest."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -244,7 +244,7 @@ class _Best:
         self._cut[own] = np.maximum(similar.min(axis=1), self._floor)
 
 
-def _compare_all(points: _Points, best: _Best, progress: Progress[Any]) -> None:
+def _compare_all(points: _Points, best: _Best, progress: Progress) -> None:
     spans = list(_spans(len(points), _BLOCK))
     tiles = [(i, j) for i in range(len(spans)) for j in range(i, len(spans))]
     for i, j in progress(tiles, len(tiles), "comparing all vectors"):
@@ -256,9 +256,7 @@ def _compare_all(points: _Points, best: _Best, progress: Progress[Any]) -> None:
             best.offer(spans[j], spans[i], similarity.T)
 
 
-def _compare_lists(
-    points: _Points, best: _Best, sampled: int, rng: np.random.Generator, progress: Progress[Any]
-) -> float:
+def _compare_lists(points: _Points, best: _Best, sampled: int, rng: np.random.Generator, progress: Progress) -> float:
     """Each row meets the lists nearest to it; the recall of the `sampled` nearest of a row."""
     n = len(points)
     reduced = _principal(points, rng, progress)
@@ -287,7 +285,7 @@ def _probes(
     home: Ints,
     sampled: int,
     rng: np.random.Generator,
-    progress: Progress[Any],
+    progress: Progress,
 ) -> tuple[int, float]:
     """How many lists to probe, from the true neighbours of sampled rows, and the recall of other sampled rows."""
     sample = rng.permutation(len(points))[: 2 * _SAMPLE]
@@ -308,7 +306,7 @@ def _probes(
     return probes, float(np.mean(rank[half:][known[half:]] < probes))
 
 
-def _principal(points: _Points, rng: np.random.Generator, progress: Progress[Any]) -> Floats:
+def _principal(points: _Points, rng: np.random.Generator, progress: Progress) -> Floats:
     """The rows in their principal dimensions, by subspace iteration on a sample."""
     sample = points.take(rng.permutation(len(points))[:_SAMPLE_MEAN]).values
     basis = rng.standard_normal((sample.shape[1], min(_DIMENSIONS, sample.shape[1])), dtype=np.float32)
@@ -317,7 +315,7 @@ def _principal(points: _Points, rng: np.random.Generator, progress: Progress[Any
     return _by_blocks(len(points), lambda ids: points.take(ids).values @ basis, progress, "reducing dimensions")
 
 
-def _k_means(rows: Floats, number: int, rng: np.random.Generator, progress: Progress[Any]) -> Floats:
+def _k_means(rows: Floats, number: int, rng: np.random.Generator, progress: Progress) -> Floats:
     """`number` centroids (number, D), by Lloyd's rounds on a sample."""
     sample = rows[rng.permutation(len(rows))[: number * _PER_LIST]]
     centroids = sample[:number].copy()
@@ -381,9 +379,7 @@ def _half_squares(rows: Floats) -> Floats:
     return np.asarray(np.einsum("ij,ij->i", rows, rows) / np.float32(2))
 
 
-def _by_blocks(
-    n: int, work: Callable[[Ints], Floats], progress: Progress[Any] = no_progress, label: str = ""
-) -> Floats:
+def _by_blocks(n: int, work: Callable[[Ints], Floats], progress: Progress = no_progress, label: str = "") -> Floats:
     spans = list(_spans(n, _BLOCK)) or [np.arange(0)]
     return np.concatenate([work(ids) for ids in progress(spans, len(spans), label)])
 

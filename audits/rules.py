@@ -19,7 +19,7 @@ _TOLERANCE: Final = 0.5  # pixels by which a box may leave its image: tools roun
 _FAR: Final = 8.0  # robust deviations from the median beyond which a number is taken for a slip
 _MOSTLY: Final = 0.95  # share of a metadata key's values that are numbers for it to be judged as a number
 
-Found = Iterator[tuple[npt.NDArray[np.bool_], str, float, Any]]  # (rows at fault, severity, score, text or texts)
+Found = Iterator[tuple[Any, str, float, Any]]  # (mask of the rows at fault, severity, score, text or texts)
 
 
 class Rules:

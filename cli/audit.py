@@ -79,7 +79,11 @@ def _summary(record: Any, out: Path) -> list[str]:
     levels = ("high", "medium", "low")
     lines = table(
         (
-            [name, *(facts["severity"][level] for level in levels), facts.get("skipped") and f"skipped: {facts['skipped']}"]
+            [
+                name,
+                *(facts["severity"][level] for level in levels),
+                facts.get("skipped") and f"skipped: {facts['skipped']}",
+            ]
             for name, facts in record.info["checks"].items()
         ),
         header=("check", *levels, ""),

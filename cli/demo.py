@@ -75,7 +75,7 @@ def _words(answer: dict[str, Any], folder: Path) -> list[str]:
         "Try next:",
         f"  dsops -C {folder} findings {answer['version']} --check label_noise --budget 20",
         f"  dsops -C {folder} diff v1 {answer['version']}",
-        f'  dsops -C {folder} sql "SELECT label, count(*) AS n FROM annotations GROUP BY label ORDER BY label"',
+        f'  dsops -C {folder} sql "SELECT label, count(*) AS n FROM annotations GROUP BY label ORDER BY label"',  # noqa: S608
     ]
 
 

@@ -19,12 +19,13 @@ Source = Annotated[str, typer.Argument(metavar="SCHEMA", help="A YAML file, a pa
 
 def register(app: typer.Typer) -> None:
     schema_app = typer.Typer(help="Label schemas: check, show, diff, migrate.", no_args_is_help=True)
-    for function in (check, show, diff, migrate):
-        command(schema_app)(function)
+    for action in (check, show, diff, migrate):
+        command(schema_app)(action)
     app.add_typer(schema_app, name="schema")
     guide_app = typer.Typer(help="Labeling guides: check, show, set.", no_args_is_help=True)
-    for name, function in (("check", guide_check), ("show", guide_show), ("set", guide_set)):
-        command(guide_app, name)(function)
+    command(guide_app, "check")(guide_check)
+    command(guide_app, "show")(guide_show)
+    command(guide_app, "set")(guide_set)
     app.add_typer(guide_app, name="guide")
 
 

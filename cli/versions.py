@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from datasetops.cli.session import CHECK_FAILED, Session, command, table
+
+if TYPE_CHECKING:
+    from datasetops.manifest.merge import Side
 
 VersionName = Annotated[str, typer.Argument(metavar="VERSION", help="v1, v2, … or a branch, for its newest version.")]
 Branch = Annotated[str, typer.Option("--branch", "-b", help="The branch to work on.")]
@@ -29,7 +32,7 @@ def log(
     heads: dict[str, list[str]] = {}
     for name, head in session.repository.branches().items():
         heads.setdefault(head or "", []).append(name)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for version in islice(session.repository.versions(branch), number):
         commit = version.commit
         rows.append(
@@ -152,9 +155,9 @@ def merge(
             session.repository,
             source,
             into=into,
-            take=take,
+            take=cast("Side | None", take),
             message=message,
-            unseal=unseal,  # type: ignore[arg-type]
+            unseal=unseal,
         )
     except MergeConflictError as error:
         if conflicts:

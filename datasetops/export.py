@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def checkout(
             paths.append(None)
             continue
         try:
-            written = _write_once(out / path, row["sha256"], lambda uri=row["uri"]: media.read(uri))
+            written = _write_once(out / path, row["sha256"], partial(media.read, row["uri"]))
         except DatasetOpsError as error:
             result.missing.append(f"{row['uri']}: {error.message}")
             paths.append(None)

@@ -83,4 +83,5 @@ def region_name(values: Sequence[Any]) -> str:
 
 
 def _boxes(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
-    return np.nan_to_num(frame[["x1", "y1", "x2", "y2"]].to_numpy(dtype=np.float64), nan=-1.0)
+    corners: npt.NDArray[np.float64] = frame[["x1", "y1", "x2", "y2"]].to_numpy(dtype=np.float64)
+    return np.nan_to_num(corners, nan=-1.0)

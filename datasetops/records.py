@@ -160,7 +160,8 @@ class Finding:
     @property
     def finding_id(self) -> str:
         """Stable over runs: the same suspicion about the same thing has the same id in every audit."""
-        parts: list[str | None] = [self.check, self.sample_id, self.annotation_id, self.given, self.suggested, self.uri, *self.related]
+        about = [self.check, self.sample_id, self.annotation_id, self.given, self.suggested, self.uri]
+        parts: list[str | None] = [*about, *self.related]
         if self.sample_id is None or self.check in ("schema", "ingest", "image_quality"):
             parts.append(self.message)
         return sha256_hex(canonical_json([_present(part) for part in parts]))[:16]

@@ -200,11 +200,8 @@ class Segment:
         if not self._mapped_file.is_file():
             return True
         try:
-            agrees = (
-                pa.ipc.open_file(pa.memory_map(str(self._mapped_file)))
-                .read_all()
-                .equals(rows.cast(segment_schema(self.table_name)))
-            )
+            copy = pa.ipc.open_file(pa.memory_map(str(self._mapped_file))).read_all()
+            agrees = bool(copy.equals(rows.cast(segment_schema(self.table_name))))
         except (pa.ArrowInvalid, OSError):
             agrees = False
         if not agrees:

@@ -37,8 +37,9 @@ def embed_images(
     out = np.full((len(keys), embedder.dim), np.nan, dtype=np.float32)
     known = cache.fetch(keys, out) if cache else np.zeros(len(keys), dtype=bool)
     first: dict[str, int] = {}
-    for row in np.flatnonzero(~known):
-        first.setdefault(keys[row], int(row))
+    missing: list[int] = np.flatnonzero(~known).tolist()
+    for row in missing:
+        first.setdefault(keys[row], row)
     todo = list(first.values())
     pending: list[int] = []
     for row in progress(_embedded(embedder, todo, read, jobs, out), len(todo), "Embedding images"):
@@ -46,7 +47,7 @@ def embed_images(
         if len(pending) >= _FLUSH:
             _flush(cache, keys, pending, out)
     _flush(cache, keys, pending, out)
-    for row in np.flatnonzero(~known):
+    for row in missing:
         out[row] = out[first[keys[row]]]
     return out
 

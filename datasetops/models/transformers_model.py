@@ -24,8 +24,9 @@ class TransformersEmbedder:
             raise MissingDependencyError("transformers", extra="transformers", purpose=f"The model {name}") from None
         options = {"revision": revision, "local_files_only": local_only, "trust_remote_code": False}
         try:
-            self._processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **options)
-            self._model = transformers.AutoModel.from_pretrained(name, use_safetensors=True, **options).eval()
+            auto: Any = transformers
+            self._processor = auto.AutoImageProcessor.from_pretrained(name, backend="pil", **options)
+            self._model = auto.AutoModel.from_pretrained(name, use_safetensors=True, **options).eval()
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(
                 f"The model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}",

@@ -13,6 +13,7 @@ from pictures import write_digits
 from typer.testing import CliRunner, Result
 
 from datasetops.cli.main import app
+from datasetops.records import FINDINGS
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., Result]
@@ -103,8 +104,7 @@ def test_audit_and_findings(filled: Run, tmp_path: Path) -> None:
     assert failed.exit_code == 3
     rows = answer(filled("findings", "v2", "--severity", "high", "--json"))
     (row,) = rows  # type: ignore[misc]
-    columns = "finding_id check severity score sample_id uri annotation_id split given suggested message".split()
-    assert set(columns) <= set(row)
+    assert set(FINDINGS.names) <= set(row)
     assert "their labels differ: 3, 4" in row["message"]
     for name in ("csv", "json", "parquet"):
         assert filled("findings", "v2", "--out", f"findings.{name}").exit_code == 0

@@ -32,7 +32,9 @@ def schema_of(path: Path) -> LabelSchema:
 def document(**changes: Any) -> dict[str, Any]:
     return {
         "images": [{"id": 7, "file_name": "a.jpg", "width": 64, "height": 48}],
-        "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}
+        ],
         "categories": [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}],
     } | changes
 
@@ -51,9 +53,7 @@ def source(tmp_path: Path, content: dict[str, Any]) -> Path:
     return tmp_path / "set" / "coco.json"
 
 
-@pytest.mark.parametrize(
-    "name", ["bccd/coco.json", "coco_tiny/coco.json", "coco_ann/persons_val2017_rebuilt.json.gz"]
-)
+@pytest.mark.parametrize("name", ["bccd/coco.json", "coco_tiny/coco.json", "coco_ann/persons_val2017_rebuilt.json.gz"])
 def test_exported_and_read_again_nothing_differs(data: Path, tmp_path: Path, name: str) -> None:
     path = data / name
     version = ingested(read("coco", path, schema_of(path)), path.parent, schema_of(path))

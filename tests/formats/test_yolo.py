@@ -45,7 +45,9 @@ def test_exported_boxes_read_again_do_not_differ(data: Path, tmp_path: Path) -> 
     version = ingested(read("coco", data / "bccd/coco.json", blood), data / "bccd", blood)
     first, report, _ = export_again("yolo", version, tmp_path / "first")
     held = [[row[n] for n in ("label", "x1", "y1", "x2", "y2")] for row in version.annotations.to_pylist()]
-    assert sorted(held) == sorted([row[n] for n in ("label", "x1", "y1", "x2", "y2")] for row in content(first.annotations))
+    assert sorted(held) == sorted(
+        [row[n] for n in ("label", "x1", "y1", "x2", "y2")] for row in content(first.annotations)
+    )
     assert report.lost == [
         "182 samples' metadata are not written: yolo has no place for them.",
         "2412 annotation ids are not written: yolo has no place for them.",
@@ -64,7 +66,9 @@ def test_exported_polygons_read_again_do_not_differ(data: Path, tmp_path: Path) 
         for row in version.annotations.to_pylist()
         for ring in json.loads(row["geometry"]).get("polygons", ())
     }
-    again = {json.dumps(json.loads(row["geometry"] or "{}").get("polygons", [None])[0]) for row in content(first.annotations)}
+    again = {
+        json.dumps(json.loads(row["geometry"] or "{}").get("polygons", [None])[0]) for row in content(first.annotations)
+    }
     assert {json.dumps([float(v) for v in json.loads(ring)]) for ring in rings} == again - {"null"}
     assert "60 annotations of several polygons become one annotation for each of them." in report.lost
     assert "10 masks are written as their boxes." in report.lost
@@ -84,7 +88,9 @@ def test_pixels_survive_the_fractions(size: tuple[int, int], corners: tuple[floa
 
 
 def test_splits_of_their_own_name_and_without_one(tmp_path: Path, pets: LabelSchema) -> None:
-    config = yaml.safe_dump({"path": "/elsewhere", "train": ["../train/images"], "night": "night/images", "names": ["cat"]})
+    config = yaml.safe_dump(
+        {"path": "/elsewhere", "train": ["../train/images"], "night": "night/images", "names": ["cat"]}
+    )
     names = ("train/images/a.jpg", "night/images/a.jpg", "more/a.jpg")
     files: dict[str, str | bytes] = {name: jpeg(colour=90 * index) for index, name in enumerate(names)}
     labels = {"train/labels/a.txt": "0 .5 .5 .1 .1", "more/a.txt": "0 .5 .5 .2 .2", "classes.txt": "cat"}
@@ -148,7 +154,10 @@ def test_faulty_line_is_left_out_and_the_rest_kept(tmp_path: Path, pets: LabelSc
 
 def test_other_faults(tmp_path: Path, pets: LabelSchema) -> None:
     folder = source(tmp_path, b"\xff\xfe0", "names: [cat, Dog]\n")
-    labels = {"labels/train/none.txt": "0 .5 .5 .1 .1", "labels/val/b.txt": "1 .5 .5 .1 .1\n1 .5 .5 .2 .2\n0 .5 .5 .3 .3"}
+    labels = {
+        "labels/train/none.txt": "0 .5 .5 .1 .1",
+        "labels/val/b.txt": "1 .5 .5 .1 .1\n1 .5 .5 .2 .2\n0 .5 .5 .3 .3",
+    }
     write(folder, labels | {"images/val/b.jpg": b"no image"})
     parsed = read("yolo", folder, pets)
     assert messages(parsed) == [

@@ -210,7 +210,7 @@ def test_batches_are_migrated_like_one_table(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _voc_labels(folder: Path) -> list[str]:
-    return [e.text or "" for f in sorted(folder.glob("*.xml")) for e in ET.parse(f).iterfind("object/name")]  # noqa: S314
+    return [e.text or "" for f in sorted(folder.glob("*.xml")) for e in ET.parse(f).iterfind("object/name")]
 
 
 def test_real_typos_of_class_names_are_merged_away() -> None:
