@@ -16,10 +16,10 @@ demo: $(VENV)/.core
 	$(BIN)/dsops demo demo
 
 test: $(VENV)/.test
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 test-fast: $(VENV)/.test
-	$(BIN)/pytest -m "not server"
+	$(BIN)/pytest --numprocesses auto -m "not server"
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -256,7 +256,7 @@ def _out_of_fold(
 ) -> Floats:
     """Posteriors (N, k) of the setting and the temperature with the lowest log loss on the given labels."""
     folds = [np.flatnonzero(fold == number) for number in np.unique(fold)]
-    trial = max(1, int(np.searchsorted(np.cumsum([len(rows) for rows in folds]), _TRIAL_ROWS)))
+    trial = 1 + int(np.searchsorted(np.cumsum([len(rows) for rows in folds]), _TRIAL_ROWS))
     tried = [score(rows, settings) for rows in folds[:trial]]
     tried_y = y[np.concatenate(folds[:trial])]
     losses = [_tempered(np.concatenate([one[i] for one in tried]), tried_y)[1] for i in range(len(settings))]

@@ -95,7 +95,7 @@ def _reasons(data: bytes) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
-        raise ImageError("unreadable: not an image of a known type") from error
+        raise ImageError("unreadable: no image of a known type, or cut off in its header") from error
     except MemoryError as error:
         raise ImageError("too large for this machine's memory") from error
     except Exception as error:

@@ -7,7 +7,7 @@ Boxes are absolute pixels, `x1, y1, x2, y2` (xyxy), float64, origin at the image
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import orjson
@@ -181,7 +181,3 @@ def findings_table(findings: list[Finding]) -> pa.Table:
 def _present(value: Any) -> Any:
     """None for NaN, which is how pandas writes a missing string."""
     return None if value != value else value
-
-
-def finding_dict(finding: Finding) -> dict[str, Any]:
-    return {"finding_id": finding.finding_id} | asdict(finding)

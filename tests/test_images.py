@@ -20,7 +20,8 @@ def encoded(kind: str, size: tuple[int, int] = (60, 40), **options: object) -> b
 
 def png_header(width: int, height: int) -> bytes:
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return head + struct.pack(">I", 1000) + b"IDAT" + b"\x00" * 50
 
 
 @pytest.mark.parametrize(
@@ -59,9 +60,9 @@ def test_progressive_jpeg_that_lacks_its_end() -> None:
     ("data", "text"),
     [
         (b"", "empty file"),
-        (b"hello", "not an image of a known type"),
-        (b"\x00" * 5000, "not an image of a known type"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image of a known type"),
+        (b"hello", "no image of a known type"),
+        (b"\x00" * 5000, "no image of a known type"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "no image of a known type"),
         (png_header(100_000, 100_000), "decompression bomb"),
         (png_header(20_000, 9_000), "decompression bomb"),
     ],
@@ -86,5 +87,6 @@ def test_size_is_that_of_the_file_before_it_is_turned() -> None:
 
 
 def test_damaged_exif_does_no_harm() -> None:
-    header = check_image(encoded("JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff broken"))
+    with quiet_decoding():
+        header = check_image(encoded("JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff broken"))
     assert header.orientation is None

@@ -17,7 +17,7 @@ import orjson
 import pyarrow as pa
 
 from datasetops.formats.base import PARSED_ANNOTATIONS
-from datasetops.formats.coco_file import ANNOTATION_EXTENSION, ANNOTATION_FIELDS, CocoFile, is_id
+from datasetops.formats.coco_file import ANNOTATION_EXTENSION, ANNOTATION_FIELDS, CocoFile, extension, is_id
 from datasetops.formats.coco_images import ImageRows
 from datasetops.formats.columns import filled, finite
 from datasetops.formats.extents import ExtentFault, extent_faults
@@ -54,9 +54,7 @@ class _Rows:
             self.file.reject(f"{self.where(row)}: {message}", given=given)
 
     def own(self, row: int) -> dict[str, Any]:
-        """What `coco_write` put below "dsops"."""
-        own = self.entries[row].get("dsops")
-        return own if type(own) is dict else {}
+        return extension(self.entries[row])
 
 
 @dataclass(frozen=True)
@@ -157,15 +155,14 @@ def _labels(rows: _Rows) -> list[str | None]:
 
 
 def _needs_no_class(entry: dict[str, Any]) -> bool:
-    own = entry.get("dsops")
-    return type(entry.get("caption")) is str or (type(own) is dict and own.get("kind") == "text")
+    return type(entry.get("caption")) is str or extension(entry).get("kind") == "text"
 
 
 def _boxes(rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
     """(N, 4) xyxy pixels, and which rows have a box at all (N,)."""
     given: list[Any] = [entry.get("bbox") for entry in rows.entries]
     if "dsops" in rows.keys:
-        given = [None if "bbox" in (rows.own(row).get("computed") or ()) else box for row, box in enumerate(given)]
+        given = [None if "bbox" in rows.own(row).get("computed", ()) else box for row, box in enumerate(given)]
     flat: list[Any] = []
     if set(map(type, given)) == {list} and set(map(len, given)) == {4}:
         flat = list(chain.from_iterable(given))
@@ -322,16 +319,14 @@ def _attributes(rows: _Rows) -> list[bytes | None]:
 
 def _adjusted(rows: _Rows, row: int, values: dict[str, Any]) -> dict[str, Any]:
     own = rows.own(row)
-    for name in own.get("computed") or ():
-        values.pop(name, None)
-    values |= own.get("attributes") or {}
+    values = {name: value for name, value in values.items() if name not in own.get("computed", ())}
+    values |= own.get("attributes", {})
     return dict(finite(values)) if rows.file.nonfinite else values
 
 
 def _apply_extension(columns: dict[str, Any], row: int, own: dict[str, Any]) -> None:
     for name in ANNOTATION_EXTENSION:
-        value = own.get(name)
-        if type(value) is str and value in _ALLOWED.get(name, (value,)):
-            columns.setdefault(name, [None] * len(columns["label"]))[row] = value
-    if own.get("annotation_id") is not None:
+        if name in own and own[name] in _ALLOWED.get(name, (own[name],)):
+            columns.setdefault(name, [None] * len(columns["label"]))[row] = own[name]
+    if "annotation_id" in own:
         columns["external_id"][row] = None

@@ -49,5 +49,14 @@ class CocoFile:
         return objects
 
 
+def extension(entry: dict[str, Any]) -> dict[str, Any]:
+    """What `coco_write` put below "dsops", as far as it is of the right type."""
+    own = entry.get("dsops")
+    if type(own) is not dict:
+        return {}
+    types = {"computed": list, "attributes": dict, "metadata": dict}
+    return {name: value for name, value in own.items() if type(value) is types.get(name, str)}
+
+
 def is_id(value: object) -> bool:
     return type(value) in (int, str)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from datasetops.errors import FormatError
 from datasetops.formats.base import PARSED_SAMPLES
-from datasetops.formats.coco_file import IMAGE_EXTENSION, IMAGE_FIELDS, CocoFile, is_id
+from datasetops.formats.coco_file import IMAGE_EXTENSION, IMAGE_FIELDS, CocoFile, extension, is_id
 from datasetops.formats.columns import filled, finite, json_text, parse_time
 from datasetops.formats.listing import safe_name
 
@@ -111,10 +111,7 @@ def _find_media(file: CocoFile, images: _Images) -> None:
         folders = (folder, *((f"images/{file.split}", file.split) if file.split else ()), "images")
         images.media = [name and file.images.find(name, folders, split=file.split) for name in images.names]
     if not any(images.media):
-        file.warn(
-            f"none of its {len(images.names)} images is below {file.images.tree.url}; taken in without images",
-            severity="low",
-        )
+        file.images.warn_without_images(len(images.names), path=file.path)
         return
     if None not in images.media:
         return
@@ -159,8 +156,8 @@ def _columns(file: CocoFile, images: _Images) -> dict[str, list[Any]]:
             values["license_url"] = license_urls[index]
         if entry.get("date_captured") is not None and columns["captured_at"][index] is None:
             values["date_captured"] = entry["date_captured"]
-        if type(own := entry.get("dsops")) is dict:
-            _apply_extension(columns, index, own, values)
+        if "dsops" in entry:
+            _apply_extension(columns, index, extension(entry), values)
         metadata.append(json_text(finite(values) if file.nonfinite else values))
     columns["metadata"] = metadata
     return columns
@@ -169,14 +166,13 @@ def _columns(file: CocoFile, images: _Images) -> dict[str, list[Any]]:
 def _apply_extension(columns: dict[str, list[Any]], index: int, own: dict[str, Any], metadata: dict[str, Any]) -> None:
     """What `coco_write` put below "dsops"."""
     for name in IMAGE_EXTENSION:
-        value = own.get(name)
-        if type(value) is str:
+        if name in own:
             column = columns.setdefault(name, [None] * len(columns["key"]))
-            column[index] = parse_time(value) if name in ("expires_at", "captured_at") else value
-    for name in own.get("computed") or ():  # fields that COCO asks for and the version does not have
-        metadata.pop({"id": "image_id"}.get(name, name), None)
-    if type(own.get("metadata")) is dict:
-        metadata.update(own["metadata"])
+            column[index] = parse_time(own[name]) if name in ("expires_at", "captured_at") else own[name]
+    for name, key in (("id", "image_id"), ("file_name", "file_name")):
+        if name in own.get("computed", ()):  # COCO asks for it and the version does not have it
+            metadata.pop(key, None)
+    metadata |= own.get("metadata", {})
 
 
 def _sides(file: CocoFile, entries: list[dict[str, Any]], side: str) -> list[int | None]:

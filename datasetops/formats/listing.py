@@ -24,18 +24,28 @@ def is_image(path: str) -> bool:
 
 
 class Listing:
-    """The files of a tree that are not hidden, by path in sorted order. Unusable ones become findings."""
+    """The files of a tree that are not hidden, by path in sorted order. Unusable ones become findings.
 
-    def __init__(self, tree: SourceTree, problems: Problems) -> None:
+    `named`: the user said that the images are here.
+    """
+
+    def __init__(self, tree: SourceTree, problems: Problems, *, named: bool = False) -> None:
         self.tree = tree
-        self.files: dict[str, FileEntry] = {}
-        for entry in tree.walk():
+        self._problems = problems
+        self._named = named
+
+    @cached_property
+    def files(self) -> dict[str, FileEntry]:
+        """Listed when it is first asked for: a source of one file may lie in a folder of anything."""
+        files: dict[str, FileEntry] = {}
+        for entry in self.tree.walk():
             if entry.path.startswith(".") or "/." in entry.path:
                 continue
             if isinstance(entry, Unusable):
-                problems.reject(f"{entry.path}: {entry.reason}", path=entry.path)
+                self._problems.reject(f"{entry.path}: {entry.reason}", path=entry.path)
             else:
-                self.files[entry.path] = entry
+                files[entry.path] = entry
+        return files
 
     @cached_property
     def images(self) -> list[str]:
@@ -71,6 +81,14 @@ class Listing:
             fits = [path for path in fits if _split_of(path) in (None, split)]
         return fits[0] if len(fits) == 1 else None
 
+    def warn_without_images(self, count: int, *, path: str) -> None:
+        """Says that none of `count` listed images is here. Raises FormatError where the user said that they are."""
+        message = f"none of the {count} listed images is below {self.tree.url}"
+        if self._named:
+            raise FormatError(f"{message}.", remedy="Correct --images, or leave it out to take annotations alone.")
+        where = f"{path}: " if path else ""
+        self._problems.warn(f"{where}{message}; taken in without images", path=path, severity="low")
+
     def _fits(self, index: dict[str, list[str]], name: str) -> list[str]:
         end = f"/{PurePosixPath(name).parent}/" if "/" in name else "/"
         return [path for path in index.get(name.rpartition("/")[2], []) if f"/{path.rpartition('/')[0]}/".endswith(end)]
@@ -87,7 +105,7 @@ class Listing:
 def listings(source: SourceTree, images: SourceTree, problems: Problems) -> tuple[Listing, Listing]:
     """The source's and the image tree's files; listed once where they are the same tree."""
     listing = Listing(source, problems)
-    return listing, listing if images.url == source.url else Listing(images, problems)
+    return listing, listing if images.url == source.url else Listing(images, problems, named=True)
 
 
 def safe_name(name: str, problems: Problems, *, path: str, where: str, count: int = 1) -> bool:

@@ -23,7 +23,7 @@ from datasetops.formats.base import ExportData, ExportReport, Parsed, ReadOption
 from datasetops.formats.columns import json_text, parse_time, parsed
 from datasetops.formats.listing import Listing, listings, safe_name
 from datasetops.formats.problems import Problems
-from datasetops.formats.table_columns import METADATA, SAMPLE_COLUMNS, SIDES, TABLE_SUFFIXES, TIMES, parts_of
+from datasetops.formats.table_columns import METADATA, SAMPLE_COLUMNS, SIDES, TIMES, parts_of
 from datasetops.formats.table_read import RawTable, read_table, table_file
 from datasetops.formats.table_write import write_table
 from datasetops.formats.texts import from_text, to_text
@@ -37,7 +37,7 @@ class TableFormat:
     def read(self, source: SourceTree, options: ReadOptions) -> Parsed:
         problems = Problems(source)
         listing, images = listings(source, options.images, problems)
-        path = table_file(source, listing.with_suffix(*TABLE_SUFFIXES))
+        path = table_file(source, listing)
         raw = read_table(source, path, problems)
         rows = _Rows(raw, parts_of(raw.columns, options.columns, source.uri(path)), problems)
         first = _first_rows(rows)
@@ -113,8 +113,7 @@ def _media(rows: _Rows, first: Sequence[int | None], images: Listing, split: str
         media[row] = images.find(path, folders, split=own) if path is not None and images.images else None
     if not any(media.values()):
         if any(paths):
-            message = f"none of the {len(firsts)} images is below {images.tree.url}; rows are taken in without images"
-            rows.problems.warn(f"{rows.raw.path}: {message}", path=rows.raw.path, severity="low")
+            images.warn_without_images(len(firsts), path=rows.raw.path)
         return media
     counts = Counter(first)
     for row in firsts:

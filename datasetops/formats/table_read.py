@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datasetops.errors import FormatError
+from datasetops.formats.listing import Listing
 from datasetops.formats.problems import Problems
 from datasetops.formats.table_columns import TABLE_SUFFIXES
 from datasetops.formats.texts import from_text
@@ -142,7 +143,7 @@ def _json_value(value: Any) -> Any:
     return value if isinstance(value, str | bool | int | float | None) else str(value)
 
 
-def table_file(source: SourceTree, names: Sequence[str]) -> str:
+def table_file(source: SourceTree, listing: Listing) -> str:
     """The table among the top files of a folder, or the file that was named. Raises FormatError."""
     if source.single_file is not None:
         if not source.single_file.lower().endswith(TABLE_SUFFIXES):
@@ -150,7 +151,7 @@ def table_file(source: SourceTree, names: Sequence[str]) -> str:
                 f"{source.uri(source.single_file)} is no table.", remedy=f"Name a file of {', '.join(TABLE_SUFFIXES)}."
             )
         return source.single_file
-    tables = [name for name in names if "/" not in name]
+    tables = [path for path in listing.with_suffix(*TABLE_SUFFIXES) if "/" not in path]
     usual = [name for name in tables if PurePosixPath(name).stem == "table"]
     if len(tables) == 1 or len(usual) == 1:
         return usual[0] if usual else tables[0]

@@ -57,7 +57,8 @@ class VocFormat:
         problems = Problems(source)
         listing, images = listings(source, options.images, problems)
         paths = [source.single_file] if source.single_file else listing.with_suffix(".xml")
-        reader = _Reader(source, options.schema, options.split, _image_sets(listing), problems)
+        splits = {} if source.single_file else _image_sets(listing)
+        reader = _Reader(source, options.schema, options.split, splits, problems)
         files = [file for path in paths if (file := reader.file(path)) is not None]
         if not files and not problems.rejected:
             raise FormatError(
@@ -201,11 +202,7 @@ def _with_media(files: list[_File], images: Listing, problems: Problems) -> Iter
     found = [_media(file, images) for file in files]
     without_media = not any(found)
     if without_media and files:
-        problems.warn(
-            f"none of the {len(files)} images is below {images.tree.url}; taken in without images",
-            path="",
-            severity="low",
-        )
+        images.warn_without_images(len(files), path="")
     first: dict[str, str] = {}
     for file, media in zip(files, found, strict=True):
         name = media or file.filename

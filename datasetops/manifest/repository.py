@@ -16,9 +16,10 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.errors import ConflictError, DamagedError, NotFoundError, RejectedError, did_you_mean
+from datasetops.errors import ConflictError, DamagedError, NotFoundError, did_you_mean
 from datasetops.ledger import Entry, Event, Ledger
 from datasetops.manifest.change import Change, TableChange, normalise
+from datasetops.manifest.checks import check_references, flat, refuse_sealed, with_orphans
 from datasetops.manifest.commit import Commit, get_commit, get_object, put_object
 from datasetops.manifest.diff import changed_keys
 from datasetops.manifest.encoding import DELETE, INSERT, UPDATE
@@ -212,7 +213,7 @@ class Repository:
                 tail = self._tail
                 continue
             self._write_refs(entry)
-            return CommitResult(Version(self, str(entry.version), digest, commit), changed=True, counts=counts)
+            return CommitResult(self._version(str(entry.version), digest, commit), changed=True, counts=counts)
         raise ConflictError(f"The branch {branch!r} moves without pause.", remedy="Run the command again later.")
 
     def _draft(
@@ -228,7 +229,7 @@ class Repository:
     ) -> tuple[Commit, dict[str, dict[str, int]]] | None:
         """Write the segments of a change and put the commit together; None where nothing changes."""
         states = {name: head.state(name) if head else TableState(name, []) for name in TABLES}
-        wanted["annotations"] = _with_orphans(wanted, states["annotations"])
+        wanted["annotations"] = with_orphans(wanted, states["annotations"])
         changes = {
             "samples": states["samples"].changes(
                 wanted["samples"].upserts, wanted["samples"].removals, self._secret, ["split"]
@@ -237,7 +238,7 @@ class Repository:
                 wanted["annotations"].upserts, wanted["annotations"].removals, self._secret, []
             ),
         }
-        _check_references(wanted, states["samples"])
+        check_references(wanted, states["samples"])
         schema_digest = put_object(self.store, "schemas", schema.canonical_bytes())
         guide = head.commit.guide if head else self._first_guide()
         if change.guide is not None:
@@ -248,7 +249,7 @@ class Repository:
             if (before.schema, before.guide, before.sealed) == (schema_digest, guide, sealed):
                 return None
         if head and not unseal:
-            _refuse_sealed(changes["samples"], frozenset(head.commit.sealed), sealed)
+            refuse_sealed(changes["samples"], frozenset(head.commit.sealed), sealed)
 
         tables, totals, counts = {}, {}, {}
         for name, item in changes.items():
@@ -284,9 +285,9 @@ class Repository:
         """Raise ConflictError if somebody changed one of the same rows between two versions."""
         for name, change in wanted.items():
             theirs = changed_keys(expected.state(name), head.state(name))
-            mine = pa.concat_arrays([_flat(change.upserts[KEYS[name]]), change.removals])
+            mine = pa.concat_arrays([flat(change.upserts[KEYS[name]]), change.removals])
             if name == "samples":  # a sample that one's new annotations stand on must not have gone meanwhile
-                mine = pa.concat_arrays([mine, _flat(wanted["annotations"].upserts["sample_id"])])
+                mine = pa.concat_arrays([mine, flat(wanted["annotations"].upserts["sample_id"])])
             both = pc.unique(mine.filter(pc.is_in(mine, theirs))).to_pylist()
             if both:
                 shown = ", ".join(sorted(both)[:5]) + (", …" if len(both) > 5 else "")
@@ -316,7 +317,10 @@ class Repository:
 
     def _numbered(self, name: str) -> Version:
         digest = self._commit_of(name)
-        return Version(self, name, digest, get_commit(self.store, digest))
+        return self._version(name, digest, get_commit(self.store, digest))
+
+    def _version(self, name: str, digest: str, commit: Commit) -> Version:
+        return Version(self.store, self._open_table, name, digest, commit)
 
     def _commit_of(self, name: str) -> str:
         """Commit digest of a version, from its ref, or from the ledger where a crash left none."""
@@ -361,7 +365,7 @@ class Repository:
             else self.settings.cache / "repositories" / sha256_hex(self.store.url.encode())[:16]
         )
 
-    def table_state(self, commit: Commit, table: str) -> TableState:
+    def _open_table(self, commit: Commit, table: str) -> TableState:
         return TableState(table, [self._segment(table, info) for info in commit.tables[table]])
 
     def _segment(self, table: str, info: SegmentInfo) -> Segment:
@@ -393,45 +397,3 @@ def _locate(where: str) -> tuple[Store, Settings, Path | None]:
     settings = load_settings(root / FILE_NAME)
     url = settings.store if "://" in settings.store else os.fspath(root / settings.store)
     return open_store(url, cache=settings.cache), settings, root
-
-
-def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def _with_orphans(wanted: dict[str, TableChange], annotations: TableState) -> TableChange:
-    """The annotation change, extended by removing every annotation of a removed sample."""
-    change = wanted["annotations"]
-    if not len(wanted["samples"].removals):
-        return change
-    owners = annotations.read(["annotation_id", "sample_id"])
-    orphans = _flat(owners.filter(pc.is_in(owners["sample_id"], wanted["samples"].removals))["annotation_id"])
-    return TableChange(change.upserts, pc.unique(pa.concat_arrays([change.removals, orphans])))
-
-
-def _check_references(wanted: dict[str, TableChange], samples: TableState) -> None:
-    owners = pc.unique(wanted["annotations"].upserts["sample_id"])
-    unknown = owners.filter(pc.invert(pc.is_in(owners, _flat(wanted["samples"].upserts["sample_id"]))))
-    missing = unknown.filter(pa.array(~samples.contains(unknown))).to_pylist()
-    gone = owners.filter(pc.is_in(owners, wanted["samples"].removals)).to_pylist()
-    if missing or gone:
-        raise ValueError(f"annotations: sample_id: there is no sample {(missing + gone)[0]!r}")
-
-
-def _refuse_sealed(changes: Changes, sealed: frozenset[str], still_sealed: tuple[str, ...]) -> None:
-    opened = sorted(sealed - set(still_sealed))
-    before = dict(zip(changes.replaced["sample_id"].to_pylist(), changes.replaced["split"].to_pylist(), strict=True))
-    rows = changes.rows.select(["sample_id", "split", "_op"]).to_pylist() if sealed and before else []
-    left = [
-        row["sample_id"]
-        for row in rows
-        if before.get(row["sample_id"]) in sealed and (row["_op"] == DELETE or row["split"] != before[row["sample_id"]])
-    ]
-    if left or opened:
-        what = (
-            f"{len(left)} samples would leave it, {left[0]!r} first" if left else f"{', '.join(opened)} would be opened"
-        )
-        raise RejectedError(
-            f"A sealed split may not change: {what}.",
-            remedy="Give the reason with --unseal REASON if this is meant; it is recorded in the ledger.",
-        )

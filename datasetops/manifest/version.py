@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ from datasetops.manifest.commit import Commit, get_object
 from datasetops.manifest.table import TableState
 from datasetops.records import TABLES
 from datasetops.schema import LabelSchema
+from datasetops.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from datasetops.manifest.repository import Repository
+
+OpenTable = Callable[[Commit, str], TableState]
 
 
 class QueryError(DatasetOpsError):
@@ -29,8 +32,9 @@ class QueryError(DatasetOpsError):
 class Version:
     """`name` is v1, v2, …; `commit` what the version is made of."""
 
-    def __init__(self, repository: Repository, name: str, digest: str, commit: Commit) -> None:
-        self._repository = repository
+    def __init__(self, store: Store, open_table: OpenTable, name: str, digest: str, commit: Commit) -> None:
+        self._store = store
+        self._open_table = open_table
         self.name = name
         self.digest = digest
         self.commit = commit
@@ -41,17 +45,17 @@ class Version:
 
     @cached_property
     def schema(self) -> LabelSchema:
-        return LabelSchema.model_validate_json(get_object(self._repository.store, "schemas", self.commit.schema))
+        return LabelSchema.model_validate_json(get_object(self._store, "schemas", self.commit.schema))
 
     @cached_property
     def guide(self) -> str | None:
         """The labeling guide's Markdown text."""
         if self.commit.guide is None:
             return None
-        return get_object(self._repository.store, "guides", self.commit.guide, "md").decode()
+        return get_object(self._store, "guides", self.commit.guide, "md").decode()
 
     def state(self, table: str) -> TableState:
-        return self._repository.table_state(self.commit, table)
+        return self._open_table(self.commit, table)
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Live rows of "samples" or "annotations" as Arrow, in key order; columns as in datasetops.records."""

@@ -18,7 +18,7 @@ from datasetops.errors import ModelError
 from datasetops.records import sha256_hex
 
 NAME: Final = "efficientnet-lite0"
-_GRAPH: Final = 1  # raised whenever the graph below gives other outputs for the same weights
+_GRAPH: Final = 2  # raised whenever the graph below gives other outputs for the same weights
 _STAGES: Final = (  # blocks, kernel, stride, expansion, channels
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -33,9 +33,10 @@ _SIDE: Final = 160  # a multiple of 32, where TensorFlow's SAME padding does not
 
 
 class EfficientNetLite0:
-    """Embedder: square roots of average-pooled activations of several depths and of the last layer, 3,184 numbers.
+    """Embedder: square roots of average-pooled activations of several depths and of the last layer, 6,368 numbers.
 
-    Several depths tell images apart that the last layer, trained to tell ImageNet's classes, maps to one place.
+    Several depths tell images apart that the last layer, trained to tell ImageNet's classes, maps to one place. The
+    whole image is squeezed into a square: cropping the middle lost 4 points of accuracy on crops of objects.
     """
 
     side = _SIDE
@@ -49,19 +50,20 @@ class EfficientNetLite0:
         self._session = _session(graph)
         self.dim = int(self._session.get_outputs()[0].shape[1])
 
-    def prepare(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        pixels = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), dtype=np.float32)
-        return ((pixels - 127.0) / 128.0).transpose(2, 0, 1)
+    def prepare(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """RGB image → (160, 160, 3) uint8."""
+        return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 
-    def embed(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.sqrt(self._run(batch)[0])
+    def embed(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """(B, 160, 160, 3) uint8 → (B, 6368) in [0, √6]."""
+        return self._run("features", batch)
 
-    def logits(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def logits(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Scores of ImageNet's 1,000 classes, (B, 1000)."""
-        return self._run(batch)[1]
+        return self._run("logits", batch)
 
-    def _run(self, batch: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-        answer: list[npt.NDArray[np.float32]] = self._session.run(None, {"images": np.ascontiguousarray(batch)})
+    def _run(self, output: str, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        answer: npt.NDArray[np.float32] = self._session.run([output], {"images": batch})[0]
         return answer
 
 
@@ -97,7 +99,19 @@ def _export(weights: Path, graph: Path) -> None:
 
     module = build_module()
     module.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    example = torch.zeros(2, 3, _SIDE, _SIDE)
+
+    class FromPixels(torch.nn.Module):
+        """Pixels are scaled inside the graph, which is faster than NumPy before it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = module
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features, logits = self.network((images.permute(0, 3, 1, 2).float() - 127) / 128)
+            return features.sqrt(), logits
+
+    example = torch.zeros(2, _SIDE, _SIDE, 3, dtype=torch.uint8)
     graph.parent.mkdir(parents=True, exist_ok=True)
     temporary = graph.with_name(f"{uuid.uuid4().hex}.onnx")
     noise = logging.getLogger("torch.onnx")
@@ -107,7 +121,7 @@ def _export(weights: Path, graph: Path) -> None:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                module.eval(),
+                FromPixels().eval(),
                 (example,),
                 str(temporary),
                 input_names=["images"],
@@ -124,7 +138,10 @@ def _export(weights: Path, graph: Path) -> None:
 
 
 def build_module() -> Any:
-    """The network as a torch module whose state dictionary has the package's keys; (B, 3, H, W) → (features, logits)."""
+    """The network as a torch module whose state dictionary has the package's keys.
+
+    (B, 3, H, W), pixels as (value − 127) / 128, sides multiples of 32 → pooled activations (B, 6368), logits (B, 1000).
+    """
     import torch
     from torch import nn
     from torch.nn import functional

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,33 @@ from datasetops.records import canonical_json, sha256_hex
 
 
 class TransformersEmbedder:
-    """The pooled output of a vision model (ViT, DINOv2, CLIP, SigLIP, …), or its mean token where it has none."""
+    """The pooled output of a vision model (ViT, DINOv2, CLIP, SigLIP, …).
+
+    Where the checkpoint has no weights for pooling it is the class token, or the mean over all places where there is
+    no such token either.
+    """
 
     def __init__(self, name: str, *, revision: str | None = None, local_only: bool = False) -> None:
         try:
             import transformers
         except ImportError:
             raise MissingDependencyError("transformers", extra="transformers", purpose=f"The model {name}") from None
+        from safetensors import SafetensorError
+
+        auto: Any = transformers
         options = {"revision": revision, "local_files_only": local_only, "trust_remote_code": False}
         try:
-            auto: Any = transformers
             self._processor = auto.AutoImageProcessor.from_pretrained(name, backend="pil", **options)
-            self._model = auto.AutoModel.from_pretrained(name, use_safetensors=True, **options).eval()
-        except (OSError, ValueError, ImportError) as error:
+            model, report = auto.AutoModel.from_pretrained(
+                name, use_safetensors=True, output_loading_info=True, **options
+            )
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
             raise ModelError(
                 f"The model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
                 remedy="Check the name and the network; a folder needs config.json, preprocessor_config.json and "
                 "model.safetensors.",
             ) from None
-        if hasattr(self._model, "vision_model"):
-            self._model = self._model.vision_model
+        self._model = _vision_part(name, model, report["missing_keys"]).eval()
         self._lock = threading.Lock()  # torch uses all cores for one call
         self.digest = _digest(self._model, self._processor)
         probe = self.prepare(Image.new("RGB", (64, 64)))
@@ -50,11 +58,17 @@ class TransformersEmbedder:
 
         with self._lock, torch.inference_mode():
             output: Any = self._model(pixel_values=torch.from_numpy(np.ascontiguousarray(batch)))
-            pooled = getattr(output, "pooler_output", None)
-            if pooled is None:
-                pooled = output.last_hidden_state.mean(dim=1)
-            vectors: npt.NDArray[np.float32] = pooled.flatten(1).float().numpy()
+            vectors: npt.NDArray[np.float32] = self._pooled(output).flatten(1).float().numpy()
             return vectors
+
+    def _pooled(self, output: Any) -> Any:
+        if getattr(output, "pooler_output", None) is not None:
+            return output.pooler_output
+        hidden = output.last_hidden_state
+        if hidden.ndim == 4:
+            return hidden.mean(dim=(2, 3))
+        has_class_token = getattr(getattr(self._model, "embeddings", None), "cls_token", None) is not None
+        return hidden[:, 0] if has_class_token else hidden.mean(dim=1)
 
 
 def open_hub(name: str, cache: Path) -> TransformersEmbedder:
@@ -70,6 +84,23 @@ def open_local(name: str, cache: Path) -> TransformersEmbedder:
             f"{name} holds no saved model.", remedy="Name a folder with config.json and model.safetensors."
         )
     return TransformersEmbedder(name, local_only=True)
+
+
+def _vision_part(name: str, model: Any, missing: Iterable[str]) -> Any:
+    """The model, without parts that its checkpoint has no weights for: those would be random, others at every start."""
+    prefix = ""
+    if hasattr(model, "vision_model"):
+        model, prefix = model.vision_model, "vision_model."
+    without = sorted(key.removeprefix(prefix) for key in missing if key.startswith(prefix))
+    if getattr(model, "pooler", None) is not None and any(key.startswith("pooler.") for key in without):
+        model.pooler = None
+        without = [key for key in without if not key.startswith("pooler.")]
+    if without:
+        raise ModelError(
+            f"The checkpoint {name!r} has no weights for {without[0]} and {len(without) - 1} more.",
+            remedy="Name a checkpoint of a complete vision model.",
+        )
+    return model
 
 
 def _digest(model: Any, processor: Any) -> str:

@@ -359,3 +359,42 @@ def test_own_columns_come_back(tmp_path: Path) -> None:
     assert version.annotations["kind"].to_pylist() == ["classification", "text", "mask"]
     assert version.annotations["annotation_id"].to_pylist() == ["human-1", "mine#2", "mine#3"]
     assert_same(version, export_again("coco", version, tmp_path / "out")[0])
+
+
+def test_images_that_are_not_where_the_user_says(tmp_path: Path, pets: LabelSchema) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(FormatError, match=r"none of the 1 listed images is below .*elsewhere"):
+        read("coco", source(tmp_path, document()), pets, tmp_path / "elsewhere")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "x", "a.jpg", "../a", "\x00", "7"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["id", "kind", "size"]), inner, max_size=3),
+    max_leaves=5,
+)
+IMAGE_FIELDS = ["id", "file_name", "width", "height", "license", "date_captured", "dsops", "coco_url", "other"]
+FIELDS = ["id", "image_id", "category_id", "bbox", "segmentation", "keypoints", "iscrowd", "caption", "score", "area"]
+OWN = ["computed", "attributes", "metadata", "kind", "split", "annotation_id", "source", "expires_at"]
+
+
+@given(
+    st.dictionaries(st.sampled_from(IMAGE_FIELDS), JSON, max_size=2),
+    st.dictionaries(st.sampled_from([*FIELDS, "dsops"]), JSON, max_size=2),
+    st.dictionaries(st.sampled_from(OWN), JSON, max_size=3),
+    st.sampled_from(["images", "annotations", "categories", "licenses", "info", "none"]),
+    JSON,
+)
+def test_no_content_is_more_than_a_finding_or_a_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, image: Any, row: Any, own: Any, part: str, value: Any
+) -> None:
+    schema = make_schema("cat", "dog")
+    images = [*document()["images"], {"id": 8, "file_name": "b.jpg", "dsops": own} | image]
+    content = document(images=images, annotations=[annotation(), annotation(id=3, dsops=own) | row])
+    path = source(tmp_path_factory.mktemp("fuzz"), content | ({part: value} if part != "none" else {}))
+    try:
+        parsed = read("coco", path, schema)
+    except FormatError:
+        return
+    assert set(parsed.annotations["key"].to_pylist()) <= set(parsed.samples["key"].to_pylist())
+    for geometry in parsed.annotations["geometry"].to_pylist():
+        assert "null" not in (geometry or "")

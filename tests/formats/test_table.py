@@ -188,9 +188,9 @@ def test_tables_that_cannot_be_read_at_all(tmp_path: Path, pets: LabelSchema, te
 def test_columns_are_named(tmp_path: Path, pets: LabelSchema) -> None:
     folder = source(tmp_path, "File Name,Kind\nimages/0.jpg,cat\n")
     assert read("table", folder, pets, path="File Name", label="Kind").annotations["label"].to_pylist() == ["cat"]
-    with pytest.raises(FormatError, match="no column 'File name'.*\n.*Did you mean 'File Name'"):
+    with pytest.raises(FormatError, match=r"no column 'File name'.*\n.*Did you mean 'File Name'"):
         read("table", folder, pets, path="File name")
-    with pytest.raises(FormatError, match="no part 'pth'.*\n.*Did you mean 'path'"):
+    with pytest.raises(FormatError, match=r"no part 'pth'.*\n.*Did you mean 'path'"):
         read("table", folder, pets, pth="File Name")
     with pytest.raises(FormatError, match="--column path='File Name'"):
         read("table", folder, pets)
@@ -224,7 +224,7 @@ def test_parquet_types(tmp_path: Path, pets: LabelSchema) -> None:
 
 
 def test_images_inside_parquet_are_refused(data: Path, tmp_path: Path, pets: LabelSchema) -> None:
-    with pytest.raises(FormatError, match="'image' holds bytes.*\n.*Write the images to files"):
+    with pytest.raises(FormatError, match=r"'image' holds bytes.*\n.*Write the images to files"):
         read("table", data / "cifar10n/data.parquet", pets)
     with pytest.raises(FormatError, match="not a Parquet file"):
         read("table", write(tmp_path, {"t.parquet": b"PAR1 no"}) / "t.parquet", pets)

@@ -68,4 +68,4 @@ def test_every_value_comes_back_from_xml(value: Any) -> None:
     root = Element("root")
     add_value(root, "v", value)
     indent(root)
-    assert value_of(fromstring(tostring(root, encoding="utf-8"))) == {"v": value}  # noqa: S314 - our own
+    assert value_of(fromstring(tostring(root, encoding="utf-8"))) == {"v": value}

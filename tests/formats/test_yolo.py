@@ -164,7 +164,7 @@ def test_other_faults(tmp_path: Path, pets: LabelSchema) -> None:
         "labels/train/none.txt: there is no image for these labels",
         "labels/train/a.txt: not UTF-8",
         "data.yaml: the schema test has no class 'Dog'; did you mean 'dog'? (2 annotations left out)",
-        "images/val/b.jpg: unreadable: not an image of a known type; its 1 labels are left out",
+        "images/val/b.jpg: unreadable: no image of a known type, or cut off in its header; its 1 labels are left out",
     ]
     assert (len(parsed.annotations), parsed.rejected) == (0, 5)
 
