@@ -26,14 +26,20 @@ _TRAITS: Final = {
     "odd_aspect_ratio": "an unusual shape",
     "odd_size": "an unusual size",
     "low_information": "almost nothing to see",
-    "grayscale": "grey among coloured images",
+    "grayscale": "without colour",
 }
 _MINOR: Final = ("grayscale", "odd_size", "odd_aspect_ratio")
 _SHARED: Final = 0.2  # share of the images from which a trait is the dataset's
 _SAMPLED: Final = 256  # pixels of the longer side that brightness and the like are measured on: enough for percentiles
 _GREY: Final = 4  # levels that the channels of a grey image may differ by, from compression
 _NUMBERS: Final = (
-    "brightness_perc_5 brightness_perc_99 entropy blurriness blurriness_grayscale_std size aspect_ratio".split()
+    "brightness_perc_5",
+    "brightness_perc_99",
+    "entropy",
+    "blurriness",
+    "blurriness_grayscale_std",
+    "size",
+    "aspect_ratio",
 )
 _COLOUR: Final = "color_space"
 
@@ -126,7 +132,7 @@ def _measured(context: AuditContext, rows: npt.NDArray[np.int64]) -> tuple[pd.Da
         else:
             numbers[at] = result[0]
             colour[at] = "L" if result[1] else "RGB"
-    frame = pd.DataFrame(numbers, columns=list(_NUMBERS), index=rows).assign(**{_COLOUR: colour})
+    frame = pd.DataFrame(numbers, columns=_NUMBERS, index=rows).assign(**{_COLOUR: colour})
     return frame.dropna(), unreadable
 
 

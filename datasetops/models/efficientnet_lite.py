@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,10 +45,8 @@ class EfficientNetLite0:
     def __init__(self, cache: Path) -> None:
         weights = _weights_file()
         self.digest = sha256_hex(f"{NAME} {_GRAPH} {_SIDE} {sha256_hex(weights.read_bytes())}".encode())
-        graph = cache / "models" / f"{NAME}-{self.digest[:16]}.onnx"
-        if not graph.is_file():
-            _export(weights, graph)
-        self._session = _session(graph)
+        self.graph = cache / "models" / f"{NAME}-{self.digest[:16]}.onnx"
+        self._session = _session(weights, self.graph)
         self.dim = int(self._session.get_outputs()[0].shape[1])
 
     def prepare(self, image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -79,14 +78,28 @@ def _weights_file() -> Path:
     return files[0]
 
 
-def _session(graph: Path) -> Any:
+def _session(weights: Path, graph: Path) -> Any:
     """One thread a call: several calls at once, each with its own decoding, are faster than threads inside a call."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+    def load() -> Any:
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+    try:
+        if graph.is_file():
+            with suppress(Exception):  # damaged, or of a version that this ONNX Runtime does not know: made again
+                return load()
+        _export(weights, graph)
+    except OSError as error:
+        raise ModelError(
+            f"{graph} cannot be written: {error.strerror or error}.",
+            remedy="Name a folder for caches that can be written to: DSOPS_CACHE=DIR.",
+        ) from None
+    return load()
 
 
 def _export(weights: Path, graph: Path) -> None:
