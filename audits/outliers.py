@@ -1,20 +1,26 @@
-"""Images unlike all others, by their distance to their nearest neighbours in embedding space."""
+"""Images unlike all others, by their distance to the tenth nearest of them in embedding space.
+
+Ramaswamy, Rastogi and Shim, "Efficient algorithms for mining outliers from large data sets", SIGMOD 2000.
+"""
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from datasetops.audits.base import AuditContext, CheckResult
 from datasetops.audits.charts import histogram
 from datasetops.audits.neighbours import nearest
-from datasetops.audits.probe import principal_components
-from datasetops.records import Finding
+from datasetops.audits.samplewise import SampleFindings, sample_scores
 
-_NEIGHBOURS = 10
-_FAR = 5.0  # robust deviations of log distance above the median
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+_NEIGHBOURS = 10  # that many images of one odd kind are still odd: each has fewer of its own around it
 _FEWEST = 50  # images; among fewer there is no telling what is usual
+_DIMENSIONS = 1024
+_BLOCK = 4096
 
 
 class Outlier:
@@ -23,42 +29,66 @@ class Outlier:
     needs = "images"
 
     def run(self, context: AuditContext) -> CheckResult:
-        if int(context.samples["sha256"].notna().sum()) < _FEWEST:
+        samples = context.samples
+        if int(samples["sha256"].notna().sum()) < _FEWEST:
             return CheckResult([], summary={"skipped": f"fewer than {_FEWEST} images at hand"})
-        embeddings = context.embeddings()
-        usable = np.flatnonzero(np.isfinite(embeddings).all(axis=1))
-        if len(usable) < _FEWEST:
+        vectors = projected(context.embeddings(), context.seed)
+        usable = np.isfinite(vectors).all(axis=1)
+        rows = np.flatnonzero(usable)
+        if len(rows) < _FEWEST:
             return CheckResult([], summary={"skipped": f"fewer than {_FEWEST} readable images"})
         found = nearest(
-            principal_components(embeddings[usable], context.seed),
+            vectors[rows],
             _NEIGHBOURS,
             metric="cosine",
             jobs=context.jobs,
             seed=context.seed,
             progress=context.progress,
         )
-        distance = found.distances.mean(axis=1).astype(np.float64)
+        distance = found.distances[:, -1].astype(np.float64)
         deviation = robust_deviations(distance)
-        scores = 1 / (1 + np.exp(deviation - _FAR))
-        rows = context.samples.iloc[usable]
+        far = far_from(len(rows))
+        about = SampleFindings(self.name, samples)
+        score = np.zeros(len(samples))
+        score[rows] = 1 / (1 + np.exp(np.clip(deviation - far, -50, 50)))
         findings = [
-            Finding(
-                self.name,
+            about.at(
+                int(rows[i]),
                 "low",
-                float(scores[i]),
+                score[rows[i]],
                 f"unlike its nearest neighbours: {deviation[i]:.1f} deviations farther than usual",
-                sample_id=rows["sample_id"].iloc[i],
-                uri=rows["uri"].iloc[i],
-                split=rows["split"].iloc[i],
-                related=tuple(rows["sample_id"].iloc[found.indices[i, :3]]),
+                related=tuple(about.ids[rows[found.indices[i, :3]]]),
             )
-            for i in np.flatnonzero(deviation > _FAR)
+            for i in np.flatnonzero(deviation > far)
         ]
-        table = pd.DataFrame({"sample_id": rows["sample_id"], "annotation_id": None, "score": scores})
-        top = float(max(distance.max(), 1e-6))
-        counts = np.histogram(distance, bins=30, range=(0, top))[0].tolist()
-        charts = [histogram(f"Mean distance to the {_NEIGHBOURS} nearest images", counts, 0, round(top, 3))]
-        return CheckResult(findings, table, {"images": len(usable), "charts": charts})
+        finite = distance[np.isfinite(distance)]
+        top = float(max(finite.max(initial=0), 1e-6))
+        counts = np.histogram(finite, bins=30, range=(0, top))[0].tolist()
+        charts = [histogram(f"Distance to the {_NEIGHBOURS}th nearest image", counts, 0, round(top, 3))]
+        summary = {"images": len(rows), "deviations asked for": round(far, 2), "charts": charts}
+        return CheckResult(findings, sample_scores(samples, usable, score), summary)
+
+
+def projected(embeddings: Floats, seed: int) -> Floats:
+    """Embeddings (N, D) on at most 1,024 random directions, which keep cosines to a few hundredths.
+
+    Not on principal ones: what is odd often lies outside them. Johnson and Lindenstrauss (1984).
+    """
+    width = embeddings.shape[1]
+    if width <= _DIMENSIONS:
+        return embeddings
+    directions = np.random.default_rng(seed).standard_normal((width, _DIMENSIONS), dtype=np.float32)
+    out = np.empty((len(embeddings), _DIMENSIONS), dtype=np.float32)
+    for start in range(0, len(embeddings), _BLOCK):
+        out[start : start + _BLOCK] = embeddings[start : start + _BLOCK] @ directions
+    return out
+
+
+def far_from(images: int) -> float:
+    """Deviations that, log distances being normal, one of so many usual images is expected to reach by chance."""
+    from scipy.stats import norm
+
+    return float(norm.isf(1 / images))
 
 
 def robust_deviations(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +14,30 @@ import pandas as pd
 
 from datasetops.audits.balance import slice_values
 from datasetops.audits.base import AuditContext, CheckResult
-from datasetops.records import SAMPLES, Finding
-from datasetops.schema import RELABEL, LabelSchema, Limit
+from datasetops.audits.samplewise import SampleFindings
+from datasetops.records import SAMPLES, Finding, canonical_json
+from datasetops.schema import RELABEL, Attribute, LabelSchema, Limit
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 _TOLERANCE: Final = 0.5  # pixels by which a box may leave its image: tools round differently
 _FAR: Final = 8.0  # robust deviations from the median beyond which a number is taken for a slip
+_MOSTLY_LABELED: Final = 0.5  # share of the samples with a label from which one without is an oversight
+_CORNERS: Final = ("x1", "y1", "x2", "y2")
 _MOSTLY: Final = 0.95  # share of a metadata key's values that are numbers for it to be judged as a number
 
-Found = Iterator[tuple[Any, str, float, Any]]  # (mask of the rows at fault, severity, score, text or texts)
+
+@dataclass(frozen=True)
+class Fault:
+    """A rule that some of a table's rows break: `broken` (N,), and what is said of such rows.
+
+    `describe` gets the broken rows only, and gives one text for all of them or one for each.
+    """
+
+    broken: npt.NDArray[np.bool_]
+    severity: str
+    score: float
+    describe: Callable[[pd.DataFrame], str | pd.Series[Any]]
 
 
 class Rules:
@@ -28,145 +46,194 @@ class Rules:
     needs = "nothing"
 
     def run(self, context: AuditContext) -> CheckResult:
+        samples, schema = context.samples, context.schema
+        about = SampleFindings(self.name, samples)
         rows = context.annotations.reset_index(drop=True)
-        sizes = context.samples.set_index("sample_id")[["uri", "split", "width", "height"]]
-        rows = rows.join(sizes, on="sample_id")
+        owner = pd.Index(samples["sample_id"]).get_indexer(pd.Index(rows["sample_id"]))
+        rows = rows.assign(**{side: samples[side].to_numpy(dtype=np.float64)[owner] for side in ("width", "height")})
         findings: list[Finding] = []
         bad = np.zeros(len(rows), dtype=bool)
-        for mask, severity, score, text in self._annotation_faults(rows, context.schema):
-            mask = np.asarray(mask, dtype=bool)
-            bad |= mask
-            texts = text if isinstance(text, pd.Series) else pd.Series(text, index=rows.index)
-            chosen = rows[mask]
-            findings += [
-                Finding(
-                    self.name,
-                    severity,
-                    score,
-                    told,
-                    sample_id=sample,
-                    uri=uri,
-                    annotation_id=own,
-                    split=split,
-                    given=label,
+        nearest = {name: schema.nearest(name) for name in rows["label"].dropna().unique() if not schema.find(name)}
+        for fault in annotation_faults(rows, schema):
+            bad |= fault.broken
+            for at, text in _told(fault, rows):
+                label = rows["label"].iat[at]
+                findings.append(
+                    about.at(
+                        int(owner[at]),
+                        fault.severity,
+                        fault.score,
+                        text,
+                        annotation_id=rows["annotation_id"].iat[at],
+                        given=label if isinstance(label, str) else None,
+                        suggested=nearest.get(label),
+                    )
                 )
-                for told, sample, uri, own, split, label in zip(
-                    texts[mask],
-                    chosen["sample_id"],
-                    chosen["uri"],
-                    chosen["annotation_id"],
-                    chosen["split"],
-                    chosen["label"],
-                    strict=True,
-                )
-            ]
-        findings += self._sample_faults(context, rows)
+        for fault in sample_faults(samples, rows, schema):
+            findings += [about.at(at, fault.severity, fault.score, text) for at, text in _told(fault, samples)]
         scores = pd.DataFrame(
             {"sample_id": rows["sample_id"], "annotation_id": rows["annotation_id"], "score": 1.0 - bad.astype(float)}
         )
-        return CheckResult(findings, scores, {"annotations": len(rows), "breaking a rule": int(bad.sum())})
+        summary: dict[str, Any] = {"annotations": len(rows), "breaking a rule": int(bad.sum())}
+        unlabeled = ~samples["sample_id"].isin(rows["sample_id"])
+        if unlabeled.any():
+            summary["samples without any annotation"] = int(unlabeled.sum())
+        return CheckResult(findings, scores, summary)
 
-    def _annotation_faults(self, rows: pd.DataFrame, schema: LabelSchema) -> Found:
-        known = {item.name: item for item in schema.classes}
-        label = rows["label"]
-        yield (
-            label.notna() & ~label.isin(list(known)),
-            "high",
-            0.0,
-            "the class is not in the schema: " + label.astype(str),
+
+def _told(fault: Fault, rows: pd.DataFrame) -> Iterator[tuple[int, str]]:
+    """Number and text of each broken row."""
+    at = np.flatnonzero(fault.broken)
+    if not len(at):
+        return
+    text = fault.describe(rows.iloc[at])
+    yield from zip(at.tolist(), repeat(text) if isinstance(text, str) else text, strict=False)
+
+
+def annotation_faults(rows: pd.DataFrame, schema: LabelSchema) -> Iterator[Fault]:
+    """Rules for annotations. `rows` has the columns of records.ANNOTATIONS, and width and height of the image."""
+    label, kind = rows["label"], rows["kind"]
+    known = label.isin([item.name for item in schema.classes]).to_numpy()
+    unnamed = label.isna().to_numpy()
+    yield Fault(
+        ~known & ~unnamed, "high", 0.0, lambda bad: "the class is not in the schema: " + bad["label"].astype(str)
+    )
+    deprecated = label.isin([item.name for item in schema.classes if item.deprecated]).to_numpy()
+    yield Fault(deprecated, "medium", 0.2, lambda bad: "the class is deprecated: " + bad["label"].astype(str))
+    yield Fault(
+        ~kind.isin(schema.kinds).to_numpy(),
+        "high",
+        0.0,
+        lambda bad: "the schema has no task of the kind " + bad["kind"].astype(str),
+    )
+    for item in schema.classes:
+        if item.kinds:
+            yield Fault(
+                ((label == item.name) & kind.isin(schema.kinds) & ~kind.isin(item.kinds)).to_numpy(),
+                "medium",
+                0.2,
+                lambda bad, item=item: f"{item.name} is for {' and '.join(item.kinds)}, not " + bad["kind"].astype(str),
+            )
+    yield Fault(unnamed & (kind != "text").to_numpy(), "high", 0.0, lambda bad: "it has no class")
+    yield from _attribute_faults(rows, schema)
+    yield from _geometry_faults(rows, schema)
+
+
+def _attribute_faults(rows: pd.DataFrame, schema: LabelSchema) -> Iterator[Fault]:
+    texts = rows["attributes"]
+    parsed = {text: orjson.loads(text) for text in texts.dropna().unique()}  # few differ, however many rows there are
+    for attribute in schema.attributes:
+        told = {text: _attribute_problem(attribute, value.get(attribute.name)) for text, value in parsed.items()}
+        wrong = {text: problem for text, problem in told.items() if problem}
+        asked = rows["label"].isin(attribute.classes) if attribute.classes else True
+        yield Fault(
+            (texts.isin(list(wrong)) & asked).to_numpy(),
+            "medium",
+            0.2,
+            lambda bad, wrong=wrong: bad["attributes"].map(wrong),
         )
-        deprecated = [name for name, item in known.items() if item.deprecated]
-        yield label.isin(deprecated), "medium", 0.2, "the class is deprecated: " + label.astype(str)
-        yield (
-            ~rows["kind"].isin(schema.kinds),
-            "high",
-            0.0,
-            "the schema has no task of the kind " + rows["kind"].astype(str),
+    waiting = [text for text, value in parsed.items() if RELABEL in value]
+    yield Fault(
+        texts.isin(waiting).to_numpy(), "medium", 0.1, lambda bad: "it waits to be relabeled, since its class was split"
+    )
+
+
+def _geometry_faults(rows: pd.DataFrame, schema: LabelSchema) -> Iterator[Fault]:
+    x1, y1, x2, y2, across, down = (rows[c].to_numpy(dtype=np.float64) for c in (*_CORNERS, "width", "height"))
+    complete = np.isfinite(x1) & np.isfinite(y1) & np.isfinite(x2) & np.isfinite(y2)
+    yield Fault(
+        (rows["kind"] == "box").to_numpy() & ~complete, "high", 0.0, lambda bad: "the box has no complete coordinates"
+    )
+    width, height = x2 - x1, y2 - y1
+    empty = complete & ((width <= 0) | (height <= 0))
+    yield Fault(empty, "high", 0.0, lambda bad: "the box has no area")
+    beyond = np.fmax.reduce([-x1, -y1, x2 - across, y2 - down])
+    yield Fault(
+        complete & (beyond > _TOLERANCE),
+        "medium",
+        0.2,
+        lambda bad: pd.Series([f"the box leaves the image by {by:.1f} pixels" for by in beyond[bad.index]]),
+    )
+    for limit in schema.limits:
+        applies = complete & ~empty
+        if limit.classes:
+            applies &= rows["label"].isin(limit.classes).to_numpy()
+        relative = limit.unit == "relative"
+        yield from _limit_faults(
+            limit, applies, width / across if relative else width, height / down if relative else height, rows
         )
-        yield label.isna() & (rows["kind"] != "text"), "high", 0.0, "it has no class"
-        yield from self._attribute_faults(rows, schema)
-        yield from self._geometry_faults(rows, schema)
 
-    def _attribute_faults(self, rows: pd.DataFrame, schema: LabelSchema) -> Found:
-        texts = rows["attributes"]
-        parsed = {text: orjson.loads(text) for text in texts.dropna().unique()}
-        told = {text: _attribute_problem(value, schema) for text, value in parsed.items()}
-        problem = texts.map(told)
-        yield problem.notna(), "medium", 0.2, problem
-        waiting = texts.isin([text for text, value in parsed.items() if RELABEL in value])
-        yield waiting, "medium", 0.1, "it waits to be relabeled, since its class was split"
 
-    def _geometry_faults(self, rows: pd.DataFrame, schema: LabelSchema) -> Found:
-        width, height = rows["x2"] - rows["x1"], rows["y2"] - rows["y1"]
-        has_box = rows[["x1", "y1", "x2", "y2"]].notna().all(axis=1)
-        empty = has_box & ((width <= 0) | (height <= 0))
-        yield empty, "high", 0.0, "the box has no area"
-        beyond = pd.concat(
-            [-rows["x1"], -rows["y1"], rows["x2"] - rows["width"], rows["y2"] - rows["height"]], axis=1
-        ).max(axis=1)
-        outside = has_box & (beyond > _TOLERANCE)
-        yield outside, "medium", 0.2, "the box leaves the image by " + beyond.round(1).astype(str) + " pixels"
-        for limit in schema.limits:
-            applies = has_box & ~empty & (rows["label"].isin(limit.classes) if limit.classes else True)
-            yield from _limit_faults(limit, applies, width, height, rows)
-
-    def _sample_faults(self, context: AuditContext, rows: pd.DataFrame) -> list[Finding]:
-        samples, schema = context.samples, context.schema
-        findings: list[Finding] = []
-
-        def report(mask: Any, severity: str, score: float, texts: Any) -> None:
-            chosen = samples[np.asarray(mask, dtype=bool)]
-            told = texts[chosen.index] if isinstance(texts, pd.Series) else [texts] * len(chosen)
-            findings.extend(
-                Finding(self.name, severity, score, text, sample_id=own, uri=uri, split=split)
-                for text, own, uri, split in zip(told, chosen["sample_id"], chosen["uri"], chosen["split"], strict=True)
+def _limit_faults(
+    limit: Limit, applies: npt.NDArray[np.bool_], width: Floats, height: Floats, rows: pd.DataFrame
+) -> Iterator[Fault]:
+    """Sides are in the limit's unit."""
+    small, large = np.minimum(width, height), np.maximum(width, height)
+    unit = "" if limit.unit == "relative" else " px"
+    bounds = [
+        (limit.min_side, "shorter side", small, True, unit),
+        (limit.max_side, "longer side", large, False, unit),
+        (limit.min_area, "area", width * height, True, unit and " square px"),
+        (limit.max_area, "area", width * height, False, unit and " square px"),
+    ]
+    if limit.max_aspect is not None:
+        aspect = np.divide(large, small, out=np.full_like(large, np.inf), where=small > 0)
+        bounds.append((limit.max_aspect, "longer over shorter side", aspect, False, ""))
+    if limit.min_points is not None:
+        points = rows["geometry"].where(applies).map(_fewest_points, na_action="ignore").to_numpy(dtype=np.float64)
+        bounds.append((limit.min_points, "points of a polygon", points, True, ""))
+    for bound, what, value, least, shown in bounds:
+        if bound is not None:
+            yield Fault(
+                applies & ((value < bound) if least else (value > bound)),
+                "medium",
+                0.2,
+                _bound_text(what, value, shown, f"at {'least' if least else 'most'} {bound:g}"),
             )
 
-        if "classification" in schema.kinds and not schema.multi_label:
-            classes = rows.loc[rows["kind"] == "classification", "sample_id"].value_counts()
-            count = samples["sample_id"].map(classes).fillna(0)
-            if classes.sum():  # a set without any label yet is waiting to be labeled
-                report(count == 0, "medium", 0.3, "it has no class label")
-            report(count > 1, "high", 0.1, "it has several class labels, and the schema allows one")
-        for item in schema.slices:
-            values = slice_values(samples, item.key)
-            listed = {str(value) for value in item.values}
-            odd = values.notna() & ~values.map(lambda value, listed=listed: str(value) in listed)
-            report(odd, "low", 0.5, f"{item.key} has a value that the schema does not list: " + values.astype(str))
-        for key, values in _numbers(samples):
-            far = far_off(values)
-            report(far, "medium", 0.2, f"{key} is far from all other values: " + values.astype(str))
-        return findings
+
+def _bound_text(what: str, value: Floats, unit: str, allowed: str) -> Callable[[pd.DataFrame], pd.Series[Any]]:
+    return lambda bad: pd.Series([f"{what} {one:.4g}{unit}; the schema says {allowed}" for one in value[bad.index]])
 
 
-def _limit_faults(limit: Limit, applies: Any, width: Any, height: Any, rows: pd.DataFrame) -> Found:
-    if limit.unit == "relative":
-        width, height = width / rows["width"], height / rows["height"]
-    small, large = np.minimum(width, height), np.maximum(width, height)
-    area = width * height
-    unit = "" if limit.unit == "relative" else " px"
-    bounds = (
-        (limit.min_side, small < (limit.min_side or 0), "shorter side", small, "at least"),
-        (limit.max_side, large > (limit.max_side or 0), "longer side", large, "at most"),
-        (limit.min_area, area < (limit.min_area or 0), "area", area, "at least"),
-        (limit.max_area, area > (limit.max_area or 0), "area", area, "at most"),
-    )
-    for bound, broken, what, value, word in bounds:
-        if bound is not None:
-            text = f"{what} " + value.round(3).astype(str) + f"{unit}; the schema says {word} {bound:g}"
-            yield applies & broken, "medium", 0.2, text
-    if limit.max_aspect is not None:
-        aspect = large / small
-        text = (
-            "longer over shorter side "
-            + aspect.round(2).astype(str)
-            + f"; the schema says at most {limit.max_aspect:g}"
+def sample_faults(samples: pd.DataFrame, rows: pd.DataFrame, schema: LabelSchema) -> Iterator[Fault]:
+    """Rules for samples; `rows` are their annotations."""
+    if "classification" in schema.kinds and not schema.multi_label:
+        labels = rows[rows["kind"] == "classification"]
+        count = samples["sample_id"].map(labels["sample_id"].value_counts()).fillna(0).to_numpy()
+        # Where most samples have no label yet, they are waiting to be labeled.
+        if (count > 0).mean() >= _MOSTLY_LABELED:
+            yield Fault(count == 0, "medium", 0.3, lambda bad: "it has no class label")
+        # Labels of several people are theirs to agree on; one source gives one label.
+        own = labels.assign(actor=labels["actor"].astype(object).fillna(""))
+        twice = own.loc[own.duplicated(["sample_id", "actor"]), "sample_id"]
+        yield Fault(
+            samples["sample_id"].isin(twice).to_numpy(),
+            "high",
+            0.1,
+            lambda bad: "it has several class labels, and the schema allows one",
         )
-        yield applies & (aspect > limit.max_aspect), "medium", 0.2, text
-    if limit.min_points is not None:
-        least = rows["geometry"].map(_fewest_points, na_action="ignore")
-        text = "a polygon has " + least.astype(str) + f" points; the schema says at least {limit.min_points}"
-        yield applies & (least < limit.min_points), "medium", 0.2, text
+    for item in schema.slices:
+        values = slice_values(samples, item.key)
+        listed = {canonical_json(value) for value in item.values}
+        odd = values.map(lambda value, listed=listed: canonical_json(value) not in listed, na_action="ignore")
+        yield Fault(
+            values.notna().to_numpy() & (odd == True).to_numpy(),  # noqa: E712
+            "low",
+            0.5,
+            lambda bad, item=item, values=values: (
+                f"{item.key} has a value that the schema does not list: " + values[bad.index].map(_shown)
+            ),
+        )
+    for key, values in _numbers(samples):
+        yield Fault(
+            far_off(values),
+            "medium",
+            0.2,
+            lambda bad, key=key, values=values: (
+                f"{key} is far from all other values: " + values[bad.index].map("{:g}".format)
+            ),
+        )
 
 
 def _fewest_points(geometry: str) -> float:
@@ -174,18 +241,16 @@ def _fewest_points(geometry: str) -> float:
     return min((len(ring) / 2 for ring in rings), default=float("inf"))
 
 
-def _attribute_problem(value: dict[str, Any], schema: LabelSchema) -> str | None:
-    for attribute in schema.attributes:
-        given = value.get(attribute.name)
-        if given is None:
-            continue
-        if attribute.type == "bool" and not isinstance(given, bool):
-            return f"{attribute.name}: expected true or false; got {given!r}"
-        if attribute.type == "number" and (isinstance(given, bool) or not isinstance(given, int | float)):
-            return f"{attribute.name}: expected a number; got {given!r}"
-        if attribute.type == "choice" and given not in attribute.values:
-            return f"{attribute.name}: expected one of {', '.join(attribute.values)}; got {given!r}"
-    return None
+def _attribute_problem(attribute: Attribute, given: Any) -> str | None:
+    if given is None:
+        return None
+    expected = {
+        "bool": "true or false" if not isinstance(given, bool) else None,
+        "number": "a number" if isinstance(given, bool) or not isinstance(given, int | float) else None,
+        "text": "a text" if not isinstance(given, str) else None,
+        "choice": f"one of {', '.join(attribute.values)}" if given not in attribute.values else None,
+    }[attribute.type]
+    return f"{attribute.name}: expected {expected}; got {given!r}" if expected else None
 
 
 def _numbers(samples: pd.DataFrame) -> Iterator[tuple[str, pd.Series[Any]]]:

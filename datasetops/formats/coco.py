@@ -4,9 +4,11 @@ Boxes are `[x, y, width, height]` there and xyxy here; the exporter writes a wid
 What COCO has no field for is written below a key `dsops` of each image and annotation, which other tools ignore; so
 nothing is lost but times of creation and, in the last bit, a box that no width can express.
 
-A folder holds one annotation file for each split (`annotations/instances_train2017.json`); a split named only by the
-file name gives way to the one that the caller states. Times without a zone are UTC. The image's own number is kept as
-`image_id` in the metadata, its file name as `file_name` where the image is not at hand.
+A folder may hold several annotation files, such as one for each split (`annotations/instances_train2017.json` with the
+images in `train2017/`); a split named only by the file name gives way to the one that the caller states.
+
+Times without a zone are UTC. The image's own number is kept as `image_id` in the metadata, its file name as `file_name`
+where the image is not at hand.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datasetops.errors import FormatError
 from datasetops.formats.base import ExportData, ExportReport, Parsed, ReadOptions
@@ -37,7 +40,8 @@ class CocoFormat:
         problems = Problems(source)
         listing, images = listings(source, options.images, problems)
         documents = _annotation_files(source, listing, problems)
-        samples, annotations = [], []
+        samples: dict[str, pa.Table] = {}
+        annotations: list[pa.Table] = []
         for path, (document, nonfinite) in documents.items():
             prefix = f"{path}:" if len(documents) > 1 else ""
             split = options.split or _split(path)
@@ -45,16 +49,19 @@ class CocoFormat:
             for name in sorted(document.keys() - _READ):
                 file.warn(f"{name!r} is not part of COCO and was not read", severity="low")
             rows = read_images(file)
-            samples.append(rows.table)
+            samples[path] = rows.table
             annotations.append(read_annotations(file, rows))
-        return Parsed(pa.concat_tables(samples), pa.concat_tables(annotations), problems.findings, problems.rejected)
+        _refuse_shared_images(samples, source.url)
+        return Parsed(
+            pa.concat_tables(samples.values()), pa.concat_tables(annotations), problems.findings, problems.rejected
+        )
 
     def write(self, data: ExportData, out: Path) -> ExportReport:
         return write_coco(data, out)
 
 
 def _annotation_files(source: SourceTree, files: Listing, problems: Problems) -> dict[str, Document]:
-    """The annotation files by path: the one that was named, or all of the folder, of different splits."""
+    """The annotation files by path: the one that was named, or all of the folder."""
     if source.single_file is not None:
         document = load_json(source, source.single_file)
         _check_document(document.value, source.uri(source.single_file))
@@ -68,12 +75,6 @@ def _annotation_files(source: SourceTree, files: Listing, problems: Problems) ->
             problems.warn(f"{path}: not a COCO annotation file; left alone", path=path, severity="low")
     if not found:
         raise FormatError(f"{source.url} holds no COCO annotation file.", remedy="Name the .json file itself.")
-    splits = [_split(path) for path in found]
-    if len(found) > 1 and len(set(splits)) < len(splits):
-        raise FormatError(
-            f"{source.url} holds several annotation files of the same split: {', '.join(found)}.",
-            remedy="Name the one to ingest.",
-        )
     return found
 
 
@@ -94,4 +95,15 @@ def _check_document(document: object, uri: str) -> None:
 def _split(path: str) -> str | None:
     """By the file's name, else by that of its folder: `train/_annotations.coco.json`."""
     folder, _, name = path.rpartition("/")
-    return split_in_name(name.partition(".")[0]) or split_in_name(folder.rpartition("/")[2])
+    return split_in_name(name) or split_in_name(folder.rpartition("/")[2])
+
+
+def _refuse_shared_images(tables: dict[str, pa.Table], uri: str) -> None:
+    """Files of one folder are parts of a set, not revisions of each other."""
+    owner: dict[str, str] = {}
+    for path, samples in tables.items():
+        for name in pc.coalesce(samples["media"], samples["sample_id"]).to_pylist():
+            if owner.setdefault(name, path) != path:
+                raise FormatError(
+                    f"{uri}: {owner[name]} and {path} both list the image {name!r}.", remedy="Name the one to ingest."
+                )

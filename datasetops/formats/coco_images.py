@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,11 +105,18 @@ def _usable_names(file: CocoFile, images: _Images) -> list[bool]:
     return usable
 
 
+def _image_folders(file: CocoFile) -> list[str]:
+    """Where the images of `annotations/instances_<name>.json` may be: beside it, in <name>/, images/<name>/, images/."""
+    beside, _, name = file.path.rpartition("/")
+    words = re.sub(r"\.json(\.gz)?$", "", name, flags=re.IGNORECASE).split("_")
+    ends = ["_".join(words[index:]) for index in range(1, len(words))] + ([file.split] if file.split else [])
+    return [beside, *(folder for end in ends for folder in (f"images/{end}", end)), "images"]
+
+
 def _find_media(file: CocoFile, images: _Images) -> None:
     """Fills `media` and leaves out images that are not there, unless none of all is there."""
     if file.images.images:
-        folder = file.path.rpartition("/")[0]
-        folders = (folder, *((f"images/{file.split}", file.split) if file.split else ()), "images")
+        folders = _image_folders(file)
         images.media = [name and file.images.find(name, folders, split=file.split) for name in images.names]
     if not any(images.media):
         file.images.warn_without_images(len(images.names), path=file.path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,7 @@ from datasetops.errors import ModelError
 from datasetops.records import sha256_hex
 
 NAME: Final = "efficientnet-lite0"
-_GRAPH: Final = 2  # raised whenever the graph below gives other outputs for the same weights
+_GRAPH: Final = 3  # raised whenever the graph below gives other outputs for the same weights
 _STAGES: Final = (  # blocks, kernel, stride, expansion, channels
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -103,118 +104,116 @@ def _session(weights: Path, graph: Path) -> Any:
 
 
 def _export(weights: Path, graph: Path) -> None:
-    import contextlib
-    import io
-    import logging
-    import warnings
-
+    import onnx
     import torch
 
-    module = build_module()
-    module.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-
-    class FromPixels(torch.nn.Module):
-        """Pixels are scaled inside the graph, which is faster than NumPy before it."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = module
-
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            features, logits = self.network((images.permute(0, 3, 1, 2).float() - 127) / 128)
-            return features.sqrt(), logits
-
-    example = torch.zeros(2, _SIDE, _SIDE, 3, dtype=torch.uint8)
+    state = torch.load(weights, weights_only=True, map_location="cpu")
+    model = _Graph({name: tensor.double().numpy() for name, tensor in state.items()}).model()
     graph.parent.mkdir(parents=True, exist_ok=True)
-    temporary = graph.with_name(f"{uuid.uuid4().hex}.onnx")
-    noise = logging.getLogger("torch.onnx")
-    level = noise.level
-    noise.setLevel(logging.ERROR)
+    temporary = graph.with_name(f"{uuid.uuid4().hex}.part")
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                FromPixels().eval(),
-                (example,),
-                str(temporary),
-                input_names=["images"],
-                output_names=["features", "logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                dynamo=True,
-                verbose=False,
-            )
+        onnx.save(model, str(temporary))
         temporary.replace(graph)
     finally:
-        noise.setLevel(level)
         temporary.unlink(missing_ok=True)
 
 
-def build_module() -> Any:
-    """The network as a torch module whose state dictionary has the package's keys.
+class _Graph:
+    """The network as an ONNX graph, from a state dictionary with the package's names; batch norms are folded in."""
 
-    (B, 3, H, W), pixels as (value − 127) / 128, sides multiples of 32 → pooled activations (B, 6368), logits (B, 1000).
-    """
-    import torch
-    from torch import nn
-    from torch.nn import functional
+    def __init__(self, state: Mapping[str, npt.NDArray[np.float64]]) -> None:
+        self._state = state
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
 
-    def norm(channels: int) -> nn.BatchNorm2d:
-        return nn.BatchNorm2d(channels, eps=1e-3)
+    def model(self) -> Any:
+        from onnx import TensorProto, helper
 
-    class SameConv(nn.Conv2d):
-        """Convolution with TensorFlow's SAME padding, for sides that are multiples of the stride."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            total = self.kernel_size[0] - self.stride[0]
-            before = total // 2
-            padded = functional.pad(x, (before, total - before, before, total - before))
-            return functional.conv2d(padded, self.weight, None, self.stride, 0, 1, self.groups)
-
-    class Block(nn.Module):
-        def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
-            super().__init__()
-            width = inputs * expansion
-            self._expand_conv = nn.Conv2d(inputs, width, 1, bias=False) if expansion > 1 else None
-            self._bn0 = norm(width) if expansion > 1 else None
-            self._depthwise_conv = SameConv(width, width, kernel, stride, groups=width, bias=False)
-            self._bn1 = norm(width)
-            self._project_conv = nn.Conv2d(width, outputs, 1, bias=False)
-            self._bn2 = norm(outputs)
-            self._adds_input = stride == 1 and inputs == outputs
-
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            h = x
-            if self._expand_conv is not None and self._bn0 is not None:
-                h = functional.relu6(self._bn0(self._expand_conv(h)))
-            h = functional.relu6(self._bn1(self._depthwise_conv(h)))
-            y = self._bn2(self._project_conv(h))
-            return (x + y if self._adds_input else y), h
-
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
-            self._bn0 = norm(32)
-            blocks: list[Block] = []
-            inputs = 32
-            for count, kernel, stride, expansion, outputs in _STAGES:
-                for number in range(count):
-                    blocks.append(Block(inputs, outputs, kernel, stride if number == 0 else 1, expansion))
-                    inputs = outputs
-            self._blocks = nn.ModuleList(blocks)
-            self._conv_head = nn.Conv2d(inputs, 1280, 1, bias=False)
-            self._bn1 = norm(1280)
-            self._fc = nn.Linear(1280, 1000)
-
-        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            x = functional.relu6(self._bn0(self._conv_stem(images)))
-            pooled = []
-            for number, block in enumerate(self._blocks):
-                x, widened = block(x)
+        self._input()
+        x = self._convolution("scaled", "_conv_stem", "_bn0", stride=2)
+        pooled, number, inputs = [], 0, 32
+        for count, _, stride, expansion, outputs in _STAGES:
+            for place in range(count):
+                x, widened = self._block(
+                    x, f"_blocks.{number}.", stride if place == 0 else 1, expansion, inputs == outputs
+                )
                 if number in _TAPS:
-                    pooled.append(widened.mean(dim=(2, 3)))
-            last = functional.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
-            return torch.cat([*pooled, last], dim=1), self._fc(last)
+                    pooled.append(self._mean(widened))
+                number, inputs = number + 1, outputs
+        last = self._mean(self._convolution(x, "_conv_head", "_bn1"))
+        self._add("Concat", [*pooled, last], "means", axis=1)
+        self._add("Sqrt", ["means"], "features")
+        self._add("Gemm", [last, *(self._constant(f"_fc.{name}") for name in ("weight", "bias"))], "logits", transB=1)
+        dimension = (
+            sum(int(self._state[f"_blocks.{tap}._bn1.bias"].size) for tap in _TAPS) + self._state["_bn1.bias"].size
+        )
+        graph = helper.make_graph(
+            self._nodes,
+            NAME,
+            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", _SIDE, _SIDE, 3])],
+            [
+                helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", int(dimension)]),
+                helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", self._state["_fc.bias"].size]),
+            ],
+            self._constants,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
-    return Network()
+    def _input(self) -> None:
+        """Pixels are scaled inside the graph: faster than NumPy before it."""
+        from onnx import TensorProto
+
+        self._add("Transpose", ["images"], "planes", perm=[0, 3, 1, 2])
+        self._add("Cast", ["planes"], "floats", to=TensorProto.FLOAT)
+        self._add("Sub", ["floats", self._constant("offset", np.float64(127))], "centred")
+        self._add("Div", ["centred", self._constant("scale", np.float64(128))], "scaled")
+
+    def _block(self, x: str, name: str, stride: int, expansion: int, same_width: bool) -> tuple[str, str]:
+        """Outputs of an inverted bottleneck, and its activations at full width."""
+        widened = self._convolution(x, f"{name}_expand_conv", f"{name}_bn0") if expansion > 1 else x
+        widened = self._convolution(widened, f"{name}_depthwise_conv", f"{name}_bn1", stride=stride)
+        y = self._convolution(widened, f"{name}_project_conv", f"{name}_bn2", rectified=False)
+        if stride == 1 and same_width:
+            y = self._add("Add", [x, y], f"{name}sum")
+        return y, widened
+
+    def _convolution(self, x: str, name: str, norm: str, *, stride: int = 1, rectified: bool = True) -> str:
+        """With TensorFlow's SAME padding for sides that are multiples of 32, batch norm (epsilon 0.001), and ReLU6."""
+        weight = self._state[f"{name}.weight"]
+        scale = self._state[f"{norm}.weight"] / np.sqrt(self._state[f"{norm}.running_var"] + 1e-3)
+        bias = self._state[f"{norm}.bias"] - self._state[f"{norm}.running_mean"] * scale
+        padding = weight.shape[2] - stride
+        y = self._add(
+            "Conv",
+            [
+                x,
+                self._constant(f"{name}.weight", weight * scale[:, None, None, None]),
+                self._constant(f"{name}.bias", bias),
+            ],
+            name,
+            strides=[stride, stride],
+            pads=[padding // 2, padding // 2, padding - padding // 2, padding - padding // 2],
+            group=len(weight) if name.endswith("_depthwise_conv") else 1,
+        )
+        if not rectified:
+            return y
+        bounds = [self._constant("zero", np.float64(0)), self._constant("six", np.float64(6))]
+        return self._add("Clip", [y, *bounds], f"{name}.rectified")
+
+    def _mean(self, x: str) -> str:
+        self._add("GlobalAveragePool", [x], f"{x}.mean")
+        return self._add("Flatten", [f"{x}.mean"], f"{x}.flat")
+
+    def _add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def _constant(self, name: str, value: npt.ArrayLike | None = None) -> str:
+        from onnx import numpy_helper
+
+        if all(constant.name != name for constant in self._constants):
+            array = np.asarray(self._state[name] if value is None else value, dtype=np.float32)
+            self._constants.append(numpy_helper.from_array(array, name))
+        return name

@@ -280,8 +280,8 @@ def test_a_folder_holds_one_file_for_each_split(tmp_path: Path, pets: LabelSchem
     for year, name in (("train2017", "a"), ("val2017", "b")):
         images = [{"id": 7, "file_name": f"{name}.jpg", "width": 64, "height": 48}]
         rows[f"annotations/instances_{year}.json"] = json.dumps(document(images=images))
-    write(tmp_path, rows | {"train2017/a.jpg": jpeg(), "val2017/b.jpg": jpeg(colour=9), "notes.json": "[]"})
-    parsed = read("coco", tmp_path, pets)
+    write(tmp_path / "set", rows | {"train2017/a.jpg": jpeg(), "val2017/b.jpg": jpeg(colour=9), "notes.json": "[]"})
+    parsed = read("coco", tmp_path / "set", pets)
     assert parsed.samples.select(["media", "split"]).to_pylist() == [
         {"media": "train2017/a.jpg", "split": "train"},
         {"media": "val2017/b.jpg", "split": "val"},
@@ -289,12 +289,33 @@ def test_a_folder_holds_one_file_for_each_split(tmp_path: Path, pets: LabelSchem
     assert len(set(parsed.samples["key"].to_pylist())) == 2
     assert set(parsed.annotations["key"].to_pylist()) == set(parsed.samples["key"].to_pylist())
     assert messages(parsed) == ["notes.json: not a COCO annotation file; left alone"]
-    version = ingested(parsed, tmp_path, pets)
+    version = ingested(parsed, tmp_path / "set", pets)
     assert_same(version, export_again("coco", version, tmp_path / "out")[0])
 
-    write(tmp_path, {"annotations/more_train.json": json.dumps(document())})
-    with pytest.raises(FormatError, match="several annotation files of the same split"):
-        read("coco", tmp_path, pets)
+    first = json.loads(rows["annotations/instances_train2017.json"])
+    write(tmp_path / "set", {"annotations/train_first_pass.json": json.dumps(first)})
+    with pytest.raises(
+        FormatError, match=r"instances_train2017.json and .*first_pass.json both list the image 'train2017/a"
+    ):
+        read("coco", tmp_path / "set", pets)
+
+
+def test_splits_of_any_name_with_images_of_the_same_name(tmp_path: Path, pets: LabelSchema) -> None:
+    rows = {}
+    for number, name in enumerate(("fold_1", "fold 2.0", "train", "train-b/x")):
+        own = {"split": None if name == "train" else name}
+        images = [{"id": number, "file_name": f"{number}/a.jpg", "width": 64, "height": 48, "dsops": own}]
+        rows[f"{number}/a.jpg"] = jpeg(colour=70 * number)
+        rows[f"{number}/x.json"] = json.dumps(
+            document(images=images, annotations=[annotation(image_id=number)])
+        ).encode()
+    parsed = read("coco", write(tmp_path / "set", rows), pets)
+    assert parsed.samples["split"].to_pylist() == ["fold_1", "fold 2.0", None, "train-b/x"]
+    version = ingested(parsed, tmp_path / "set", pets)
+    again, _, parsed = export_again("coco", version, tmp_path / "out")
+    assert_same(version, again)
+    assert len(set(again.samples["sample_id"].to_pylist())) == 4
+    assert (tmp_path / "out/images/fold_1/a.jpg").is_file()
 
 
 @pytest.mark.parametrize(
@@ -369,7 +390,9 @@ def test_images_that_are_not_where_the_user_says(tmp_path: Path, pets: LabelSche
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "x", "a.jpg", "../a", "\x00", "7"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["id", "kind", "size"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["id", "kind", "size"]), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 IMAGE_FIELDS = ["id", "file_name", "width", "height", "license", "date_captured", "dsops", "coco_url", "other"]

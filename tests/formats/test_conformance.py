@@ -23,7 +23,13 @@ TIME = datetime(2024, 5, 31, 10, 0, tzinfo=UTC)
 
 def version(folder: Path, *, full: bool) -> ExportData:
     """Three images in two splits with a class each; `full` adds a value to every other column."""
-    more: dict[str, Any] = {"group": "g", "origin": "o", "license": "CC0", "consent": "yes", "metadata": '{"light":"day"}'}
+    more: dict[str, Any] = {
+        "group": "g",
+        "origin": "o",
+        "license": "CC0",
+        "consent": "yes",
+        "metadata": '{"light":"day"}',
+    }
     samples, annotations = [], []
     for number, label in enumerate(("cat", "dog", "a/b")):
         data = jpeg(colour=80 * number)
@@ -36,9 +42,15 @@ def version(folder: Path, *, full: bool) -> ExportData:
         name = {"annotation_id": f"{digest[:24]}/label", "sample_id": digest[:24], "label": label, "source": "import"}
         annotations.append(name | {"kind": "classification"})
         if full:
-            shape: dict[str, Any] = {"kind": "polygon", "geometry": '{"polygons":[[1,2,30,2,30,40]]}', "attributes": '{"a":1}'}
+            shape: dict[str, Any] = {
+                "kind": "polygon",
+                "geometry": '{"polygons":[[1,2,30,2,30,40]]}',
+                "attributes": '{"a":1}',
+            }
             shape |= {"source": "human", "actor": "kim", "model": "m", "score": 0.5, "derived_from": "x", "text": "t"}
-            annotations.append(name | shape | {"annotation_id": f"own-{number}", "x1": 1.0, "y1": 2.0, "x2": 30.0, "y2": 40.0})
+            annotations.append(
+                name | shape | {"annotation_id": f"own-{number}", "x1": 1.0, "y1": 2.0, "x2": 30.0, "y2": 40.0}
+            )
     tables = (pa.Table.from_pylist(samples, schema=SAMPLES), pa.Table.from_pylist(annotations, schema=ANNOTATIONS))
     return ExportData(*tables, SCHEMA, lambda uri: Path(uri).read_bytes())
 
@@ -65,7 +77,8 @@ def test_what_does_not_come_back_is_told(tmp_path: Path, name: str) -> None:
         column
         for one, two in ((first.samples, again.samples), (first.annotations, again.annotations))
         for column in one.column_names
-        if [row[column] for row in content(one) if column in row] != [row[column] for row in content(two) if column in row]
+        if [row[column] for row in content(one) if column in row]
+        != [row[column] for row in content(two) if column in row]
     }
     assert bool(lost) == bool(report.lost), (lost, report.lost)
     assert all(sentence[0].isdigit() and sentence.endswith(".") for sentence in report.lost)

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from lite_network import Network
 from pictures import photos
 from PIL import Image
 
 from datasetops.errors import ModelError
 from datasetops.models import efficientnet_lite
-from datasetops.models.efficientnet_lite import EfficientNetLite0, _weights_file, build_module
+from datasetops.models.efficientnet_lite import EfficientNetLite0, _weights_file
 
 
 @pytest.fixture(scope="module")
 def network() -> Any:
     import torch
 
-    module = build_module()
+    module = Network()
     module.load_state_dict(torch.load(_weights_file(), weights_only=True))
     return module.eval()
 
