@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -78,11 +80,11 @@ def export_again(name: str, data: ExportData, out: Path) -> tuple[ExportData, Ex
     return ingested(parsed, out if out.is_dir() else out.parent, data.schema), report, parsed
 
 
-def content(table: pa.Table, *without: str) -> list[dict[str, Any]]:
+def content(table: pa.Table) -> list[dict[str, Any]]:
     """Rows in the order of their ids, without where the media lies."""
     key = "annotation_id" if "annotation_id" in table.column_names else "sample_id"
     rows = sorted(table.to_pylist(), key=lambda row: row[key])
-    return [{name: value for name, value in row.items() if name not in ("uri", *without)} for row in rows]
+    return [{name: value for name, value in row.items() if name != "uri"} for row in rows]
 
 
 def assert_same(first: ExportData, second: ExportData) -> None:
@@ -106,3 +108,31 @@ def write(folder: Path, files: dict[str, bytes | str]) -> Path:
 
 def messages(parsed: Parsed, severity: str | None = None) -> list[str]:
     return [f.message for f in parsed.findings if severity is None or f.severity == severity]
+
+
+def coco_document(**changes: Any) -> dict[str, Any]:
+    return {
+        "images": [{"id": 7, "file_name": "a.jpg", "width": 64, "height": 48}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}],
+    } | changes
+
+
+def coco_annotation(**changes: Any) -> dict[str, Any]:
+    return {"id": 2, "image_id": 7, "category_id": 3, "bbox": [10, 10, 20, 20]} | changes
+
+
+def coco_source(tmp_path: Path, content: dict[str, Any]) -> Path:
+    write(tmp_path / "set", {"coco.json": json.dumps(content), "a.jpg": jpeg(64, 48)})
+    return tmp_path / "set" / "coco.json"
+
+
+def load_json(path: Path) -> Any:
+    return json.loads(gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes())
+
+
+def coco_schema(path: Path) -> LabelSchema:
+    names = [category["name"] for category in load_json(path)["categories"]]
+    return make_schema(*names, kinds=("box", "polygon", "mask"))
