@@ -33,7 +33,7 @@ class Outlier:
         if int(samples["sha256"].notna().sum()) < _FEWEST:
             return CheckResult([], summary={"skipped": f"fewer than {_FEWEST} images at hand"})
         vectors = projected(context.embeddings(), context.seed)
-        usable = np.isfinite(vectors).all(axis=1)
+        usable = np.asarray(np.isfinite(vectors).all(axis=1))
         rows = np.flatnonzero(usable)
         if len(rows) < _FEWEST:
             return CheckResult([], summary={"skipped": f"fewer than {_FEWEST} readable images"})

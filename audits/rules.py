@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Final, TypeAlias
@@ -14,11 +14,12 @@ import pandas as pd
 
 from datasetops.audits.balance import slice_values
 from datasetops.audits.base import AuditContext, CheckResult
-from datasetops.audits.samplewise import SampleFindings
+from datasetops.audits.samplewise import SampleFindings, texts
 from datasetops.records import SAMPLES, Finding, canonical_json
 from datasetops.schema import RELABEL, Attribute, LabelSchema, Limit
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
 
 _TOLERANCE: Final = 0.5  # pixels by which a box may leave its image: tools round differently
 _FAR: Final = 8.0  # robust deviations from the median beyond which a number is taken for a slip
@@ -29,15 +30,27 @@ _MOSTLY: Final = 0.95  # share of a metadata key's values that are numbers for i
 
 @dataclass(frozen=True)
 class Fault:
-    """A rule that some of a table's rows break: `broken` (N,), and what is said of such rows.
+    """A rule that some of a table's rows break: `broken` (N,), and what is said of them.
 
-    `describe` gets the broken rows only, and gives one text for all of them or one for each.
+    `message`: one for all of them, or a function from their row numbers to one for each.
     """
 
     broken: npt.NDArray[np.bool_]
     severity: str
     score: float
-    describe: Callable[[pd.DataFrame], str | pd.Series[Any]]
+    message: str | Callable[[Ints], list[str]]
+
+    def told(self) -> Iterator[tuple[int, str]]:
+        """Row number and message of each broken row."""
+        at = np.flatnonzero(self.broken)
+        if len(at):
+            messages = repeat(self.message) if isinstance(self.message, str) else self.message(at)
+            yield from zip(at.tolist(), messages, strict=False)
+
+
+def _ending(text: str, values: pd.Series[Any], show: Callable[[Any], str] = str) -> Callable[[Ints], list[str]]:
+    """Messages that end with the row's value."""
+    return lambda at: [text + show(value) for value in values.iloc[at]]
 
 
 class Rules:
@@ -51,26 +64,26 @@ class Rules:
         rows = context.annotations.reset_index(drop=True)
         owner = pd.Index(samples["sample_id"]).get_indexer(pd.Index(rows["sample_id"]))
         rows = rows.assign(**{side: samples[side].to_numpy(dtype=np.float64)[owner] for side in ("width", "height")})
+        ids, labels = texts(rows["annotation_id"]), texts(rows["label"])
         findings: list[Finding] = []
         bad = np.zeros(len(rows), dtype=bool)
         nearest = {name: schema.nearest(name) for name in rows["label"].dropna().unique() if not schema.find(name)}
         for fault in annotation_faults(rows, schema):
             bad |= fault.broken
-            for at, text in _told(fault, rows):
-                label = rows["label"].iat[at]
+            for at, text in fault.told():
                 findings.append(
                     about.at(
                         int(owner[at]),
                         fault.severity,
                         fault.score,
                         text,
-                        annotation_id=rows["annotation_id"].iat[at],
-                        given=label if isinstance(label, str) else None,
-                        suggested=nearest.get(label),
+                        annotation_id=ids[at],
+                        given=labels[at],
+                        suggested=nearest.get(labels[at]),
                     )
                 )
         for fault in sample_faults(samples, rows, schema):
-            findings += [about.at(at, fault.severity, fault.score, text) for at, text in _told(fault, samples)]
+            findings += [about.at(at, fault.severity, fault.score, text) for at, text in fault.told()]
         scores = pd.DataFrame(
             {"sample_id": rows["sample_id"], "annotation_id": rows["annotation_id"], "score": 1.0 - bad.astype(float)}
         )
@@ -81,79 +94,50 @@ class Rules:
         return CheckResult(findings, scores, summary)
 
 
-def _told(fault: Fault, rows: pd.DataFrame) -> Iterator[tuple[int, str]]:
-    """Number and text of each broken row."""
-    at = np.flatnonzero(fault.broken)
-    if not len(at):
-        return
-    text = fault.describe(rows.iloc[at])
-    yield from zip(at.tolist(), repeat(text) if isinstance(text, str) else text, strict=False)
-
-
 def annotation_faults(rows: pd.DataFrame, schema: LabelSchema) -> Iterator[Fault]:
     """Rules for annotations. `rows` has the columns of records.ANNOTATIONS, and width and height of the image."""
     label, kind = rows["label"], rows["kind"]
     known = label.isin([item.name for item in schema.classes]).to_numpy()
     unnamed = label.isna().to_numpy()
-    yield Fault(
-        ~known & ~unnamed, "high", 0.0, lambda bad: "the class is not in the schema: " + bad["label"].astype(str)
-    )
+    yield Fault(~known & ~unnamed, "high", 0.0, _ending("the class is not in the schema: ", label))
     deprecated = label.isin([item.name for item in schema.classes if item.deprecated]).to_numpy()
-    yield Fault(deprecated, "medium", 0.2, lambda bad: "the class is deprecated: " + bad["label"].astype(str))
-    yield Fault(
-        ~kind.isin(schema.kinds).to_numpy(),
-        "high",
-        0.0,
-        lambda bad: "the schema has no task of the kind " + bad["kind"].astype(str),
-    )
+    yield Fault(deprecated, "medium", 0.2, _ending("the class is deprecated: ", label))
+    in_schema = kind.isin(schema.kinds)
+    yield Fault(~in_schema.to_numpy(), "high", 0.0, _ending("the schema has no task of the kind ", kind))
     for item in schema.classes:
         if item.kinds:
-            yield Fault(
-                ((label == item.name) & kind.isin(schema.kinds) & ~kind.isin(item.kinds)).to_numpy(),
-                "medium",
-                0.2,
-                lambda bad, item=item: f"{item.name} is for {' and '.join(item.kinds)}, not " + bad["kind"].astype(str),
-            )
-    yield Fault(unnamed & (kind != "text").to_numpy(), "high", 0.0, lambda bad: "it has no class")
+            misused = (label == item.name) & in_schema & ~kind.isin(item.kinds)
+            text = f"{item.name} is for {' and '.join(item.kinds)}, not for "
+            yield Fault(misused.to_numpy(), "medium", 0.2, _ending(text, kind))
+    yield Fault(unnamed & (kind != "text").to_numpy(), "high", 0.0, "it has no class")
     yield from _attribute_faults(rows, schema)
     yield from _geometry_faults(rows, schema)
 
 
 def _attribute_faults(rows: pd.DataFrame, schema: LabelSchema) -> Iterator[Fault]:
-    texts = rows["attributes"]
-    parsed = {text: orjson.loads(text) for text in texts.dropna().unique()}  # few differ, however many rows there are
+    given = rows["attributes"]
+    parsed = {text: orjson.loads(text) for text in given.dropna().unique()}  # few differ, however many rows there are
     for attribute in schema.attributes:
         told = {text: _attribute_problem(attribute, value.get(attribute.name)) for text, value in parsed.items()}
         wrong = {text: problem for text, problem in told.items() if problem}
         asked = rows["label"].isin(attribute.classes) if attribute.classes else True
-        yield Fault(
-            (texts.isin(list(wrong)) & asked).to_numpy(),
-            "medium",
-            0.2,
-            lambda bad, wrong=wrong: bad["attributes"].map(wrong),
-        )
-    waiting = [text for text, value in parsed.items() if RELABEL in value]
-    yield Fault(
-        texts.isin(waiting).to_numpy(), "medium", 0.1, lambda bad: "it waits to be relabeled, since its class was split"
-    )
+        broken = (given.isin(list(wrong)) & asked).to_numpy()
+        yield Fault(broken, "medium", 0.2, _ending("", given, wrong.__getitem__))
+    waiting = given.isin([text for text, value in parsed.items() if RELABEL in value]).to_numpy()
+    yield Fault(waiting, "medium", 0.1, "it waits to be relabeled, since its class was split")
 
 
 def _geometry_faults(rows: pd.DataFrame, schema: LabelSchema) -> Iterator[Fault]:
     x1, y1, x2, y2, across, down = (rows[c].to_numpy(dtype=np.float64) for c in (*_CORNERS, "width", "height"))
     complete = np.isfinite(x1) & np.isfinite(y1) & np.isfinite(x2) & np.isfinite(y2)
-    yield Fault(
-        (rows["kind"] == "box").to_numpy() & ~complete, "high", 0.0, lambda bad: "the box has no complete coordinates"
-    )
+    incomplete = (rows["kind"] == "box").to_numpy() & ~complete
+    yield Fault(incomplete, "high", 0.0, "the box has no complete coordinates")
     width, height = x2 - x1, y2 - y1
     empty = complete & ((width <= 0) | (height <= 0))
-    yield Fault(empty, "high", 0.0, lambda bad: "the box has no area")
+    yield Fault(empty, "high", 0.0, "the box has no area")
     beyond = np.fmax.reduce([-x1, -y1, x2 - across, y2 - down])
-    yield Fault(
-        complete & (beyond > _TOLERANCE),
-        "medium",
-        0.2,
-        lambda bad: pd.Series([f"the box leaves the image by {by:.1f} pixels" for by in beyond[bad.index]]),
-    )
+    leaving = _ending("the box leaves the image by ", pd.Series(beyond), "{:.1f} pixels".format)
+    yield Fault(complete & (beyond > _TOLERANCE), "medium", 0.2, leaving)
     for limit in schema.limits:
         applies = complete & ~empty
         if limit.classes:
@@ -182,18 +166,11 @@ def _limit_faults(
     if limit.min_points is not None:
         points = rows["geometry"].where(applies).map(_fewest_points, na_action="ignore").to_numpy(dtype=np.float64)
         bounds.append((limit.min_points, "points of a polygon", points, True, ""))
-    for bound, what, value, least, shown in bounds:
+    for bound, what, value, least, unit in bounds:
         if bound is not None:
-            yield Fault(
-                applies & ((value < bound) if least else (value > bound)),
-                "medium",
-                0.2,
-                _bound_text(what, value, shown, f"at {'least' if least else 'most'} {bound:g}"),
-            )
-
-
-def _bound_text(what: str, value: Floats, unit: str, allowed: str) -> Callable[[pd.DataFrame], pd.Series[Any]]:
-    return lambda bad: pd.Series([f"{what} {one:.4g}{unit}; the schema says {allowed}" for one in value[bad.index]])
+            show = f"{{:.4g}}{unit}; the schema says at {'least' if least else 'most'} {bound:g}".format
+            message = _ending(f"{what} ", pd.Series(value), show)
+            yield Fault(applies & ((value < bound) if least else (value > bound)), "medium", 0.2, message)
 
 
 def sample_faults(samples: pd.DataFrame, rows: pd.DataFrame, schema: LabelSchema) -> Iterator[Fault]:
@@ -203,37 +180,34 @@ def sample_faults(samples: pd.DataFrame, rows: pd.DataFrame, schema: LabelSchema
         count = samples["sample_id"].map(labels["sample_id"].value_counts()).fillna(0).to_numpy()
         # Where most samples have no label yet, they are waiting to be labeled.
         if (count > 0).mean() >= _MOSTLY_LABELED:
-            yield Fault(count == 0, "medium", 0.3, lambda bad: "it has no class label")
+            yield Fault(count == 0, "medium", 0.3, "it has no class label")
         # Labels of several people are theirs to agree on; one source gives one label.
         own = labels.assign(actor=labels["actor"].astype(object).fillna(""))
         twice = own.loc[own.duplicated(["sample_id", "actor"]), "sample_id"]
-        yield Fault(
-            samples["sample_id"].isin(twice).to_numpy(),
-            "high",
-            0.1,
-            lambda bad: "it has several class labels, and the schema allows one",
-        )
+        several = samples["sample_id"].isin(twice).to_numpy()
+        yield Fault(several, "high", 0.1, "it has several class labels, and the schema allows one")
     for item in schema.slices:
         values = slice_values(samples, item.key)
-        listed = {canonical_json(value) for value in item.values}
-        odd = values.map(lambda value, listed=listed: canonical_json(value) not in listed, na_action="ignore")
-        yield Fault(
-            values.notna().to_numpy() & (odd == True).to_numpy(),  # noqa: E712
-            "low",
-            0.5,
-            lambda bad, item=item, values=values: (
-                f"{item.key} has a value that the schema does not list: " + values[bad.index].map(_shown)
-            ),
-        )
+        odd = values.notna().to_numpy(copy=True)
+        odd[odd] = ~is_one_of(values[odd], item.values)
+        text = f"{item.key} has a value that the schema does not list: "
+        yield Fault(odd, "low", 0.5, _ending(text, values, _unlisted(item.values)))
     for key, values in _numbers(samples):
         yield Fault(
-            far_off(values),
-            "medium",
-            0.2,
-            lambda bad, key=key, values=values: (
-                f"{key} is far from all other values: " + values[bad.index].map("{:g}".format)
-            ),
+            far_off(values), "medium", 0.2, _ending(f"{key} is far from all other values: ", values, "{:g}".format)
         )
+
+
+def is_one_of(values: pd.Series[Any], listed: Sequence[Any]) -> npt.NDArray[np.bool_]:
+    """Which values are among those listed, equal as JSON: 1 is 1.0, but neither "1" nor true."""
+    wanted = {canonical_json(value) for value in listed}
+    return np.fromiter((canonical_json(value) in wanted for value in values), dtype=bool, count=len(values))
+
+
+def _unlisted(listed: Sequence[Any]) -> Callable[[Any], str]:
+    """How to show a value, so that it does not look like one that is listed."""
+    alike = {str(value) for value in listed}
+    return lambda value: repr(value) if str(value) in alike else str(value)
 
 
 def _fewest_points(geometry: str) -> float:

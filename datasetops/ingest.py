@@ -142,7 +142,7 @@ def _with_media(
     samples = parsed.samples
     paths = pc.unique(samples["media"].drop_null()).to_pylist()
     if not paths:
-        uris = pc.coalesce(samples["media"], samples["key"])
+        uris = pc.coalesce(samples["media"], samples["sample_id"], samples["key"])
         nothing = pa.nulls(len(samples), pa.string())
         return samples.append_column("uri", uris).append_column("sha256", nothing).append_column("media_type", nothing)
     cache = ScanCache(repository.cache / "media.sqlite")
@@ -152,7 +152,7 @@ def _with_media(
     for row in samples.to_pylist():
         fact = by_path.get(row["media"])
         if fact is None:  # listed without a file of its own
-            kept.append(row | {"uri": row["key"], "sha256": None, "media_type": None})
+            kept.append(row | {"uri": row["sample_id"] or row["key"], "sha256": None, "media_type": None})
             continue
         if fact["error"]:
             text = f"{fact['error']}; the sample is left out"
@@ -201,6 +201,12 @@ def _identified_annotations(
     rows = rows.append_column("sample_id", owners)
     existing = _existing(head, samples, rows)
     rows = rows.set_column(rows.column_names.index("annotation_id"), "annotation_id", _ids(rows, existing, multi_label))
+    repeated = pd.Series(rows["annotation_id"].to_pandas()).duplicated().to_numpy()
+    for row in rows.filter(pa.array(repeated)).select(["annotation_id", "sample_id", "label"]).to_pylist():
+        text = f"annotated twice as the same ({row['annotation_id']!r}, here as {row['label']!r}); the first is kept"
+        parsed.findings.append(Finding("ingest", "high", 0.0, text, sample_id=row["sample_id"]))
+        parsed.rejected += 1
+    rows = rows.filter(pa.array(~repeated))
     rows = rows.set_column(
         rows.column_names.index("source"), "source", pc.fill_null(rows["source"], pa.scalar("import"))
     )
@@ -225,12 +231,17 @@ def _existing(head: Version | None, samples: pa.Table, rows: pa.Table) -> pa.Tab
 
 
 def _ids(rows: pa.Table, existing: pa.Table, multi_label: bool) -> pa.Array:
-    """The source's own; `<sample>/label` for a class; `<sample>#<number>` for a number; otherwise by correspondence."""
+    """The source's own; `<sample>/label` for a class, with the annotator where there is one; `<sample>#<number>`.
+
+    Regions that have none of these get the id of the existing region that they revise, or one from their content.
+    """
     owners = rows["sample_id"].combine_chunks()
     is_class = pc.equal(rows["kind"], "classification").combine_chunks()
     of_class = pc.binary_join_element_wise(owners, "label", "/")
     if multi_label:
         of_class = pc.binary_join_element_wise(of_class, rows["label"].combine_chunks(), "/")
+    actor = rows["actor"].combine_chunks()
+    of_class = pc.if_else(actor.is_valid(), pc.binary_join_element_wise(of_class, actor, "/"), of_class)
     numbered = pc.binary_join_element_wise(owners, rows["external_id"].combine_chunks(), SCOPE)
     ids = pc.coalesce(rows["annotation_id"].combine_chunks(), pc.if_else(is_class, of_class, numbered))
     if not ids.null_count:

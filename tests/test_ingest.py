@@ -181,3 +181,14 @@ def test_real_annotation_passes_become_versions_that_match_box_by_box(data: Path
     assert len(typos) == 2
     assert all("Platelets" in text for text in typos)
     assert diff(versions[1], versions[2]).as_dict()["annotations"] == {"added": 2, "removed": 0, "changed": 0}
+
+
+def test_answers_of_several_annotators_are_all_kept(data: Path, tmp_path: Path) -> None:
+    source = data / "multiannotator" / "faces_labels.csv"
+    repository = Repository.init(tmp_path / "faces", load_schema("digits"))
+    columns = {"id": "item", "annotator": "annotator", "label": "label"}
+    result = ingest(repository, str(source), format="table", columns=columns)
+    rows = source.read_text().splitlines()[1:]
+    assert result.annotations + result.rejected == len(rows)
+    assert result.annotations == len({row.rpartition(",")[0] for row in rows})
+    assert result.version.annotations()["actor"].nunique() == 27

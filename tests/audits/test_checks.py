@@ -231,8 +231,8 @@ def test_rules_of_the_schema(make: Make) -> None:
     assert table["a"] == [
         "high: the box has no area",
         "medium: the box leaves the image by 30.0 pixels",
-        "medium: shorter side 4.0 px; the schema says at least 5",
-        "medium: longer over shorter side 20.0; the schema says at most 4",
+        "medium: shorter side 4 px; the schema says at least 5",
+        "medium: longer over shorter side 20; the schema says at most 4",
     ]
     assert table["b"] == ["medium: the class is deprecated: old"]
     assert table["c"] == ["high: the class is not in the schema: cow"]
