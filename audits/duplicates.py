@@ -70,9 +70,8 @@ def labels_of(context: AuditContext, rows: Ints, *, geometry: bool) -> Labels:
 
     `geometry`: whether the digests tell boxes and outlines at other places apart, or only classes and numbers.
     """
-    position = pd.Series(rows, index=context.samples["sample_id"].iloc[rows])
-    annotations = context.annotations[context.annotations["sample_id"].isin(position.index)]
-    owner = position[annotations["sample_id"]].to_numpy()
+    place = pd.Index(context.samples["sample_id"].iloc[rows]).get_indexer(pd.Index(context.annotations["sample_id"]))
+    annotations, owner = context.annotations[place >= 0], rows[place[place >= 0]]
     columns = annotations[["kind", "label", *(_GEOMETRY if geometry else [])]].astype(object)
     hashes = pd.util.hash_pandas_object(columns, index=False).to_numpy(dtype=np.uint64)
     digests = np.zeros(len(context.samples), dtype=np.uint64)

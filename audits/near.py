@@ -12,6 +12,7 @@ from datasetops.audits.base import AuditContext
 from datasetops.audits.neighbours import nearest
 from datasetops.audits.perceptual import Pictures, pictures, spectra, transform, upright
 from datasetops.audits.registration import align
+from datasetops.progress import Progress, no_progress
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -19,8 +20,9 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 NEIGHBOURS = 16  # candidates for each image; a cluster of more copies hangs together through those
 _COARSE = 0.25  # correlation of coarse structure below which no pair is looked at
 _SHARED = (0.5, 0.95)  # share of the detail's variance that near-duplicates have in common: at least, and surely
-_FEWEST = 4 * NEIGHBOURS
+_FEWEST = 64  # pairs of unlike images from which a threshold can be learned
 _CERTAIN = 0.9  # correlation of detail asked for where the data cannot say what is usual
+_HEAVY = 1.5  # times the deviation seen in the body of a distribution, beyond which its tail is not of the same kind
 _BACKGROUND = 2000  # pairs of unlike images that the threshold is learned from
 _CHUNK = 8192  # pairs at a time
 
@@ -61,7 +63,7 @@ def _near_pairs(context: AuditContext) -> NearPairs:
     first, place = np.nonzero((found.indices >= 0) & (found.distances <= 1 - _COARSE))
     second = found.indices[first, place]
     first, second = _distinct(owner, first, second, found.distances[first, place])
-    detail = _details(shown, owner, symmetry, first, second, context.jobs)
+    detail = _details(shown, owner, symmetry, first, second, context.jobs, context.progress)
     background = _background(found.indices, owner, np.random.default_rng(context.seed))
     unlike = _details(shown, owner, symmetry, *background, context.jobs)
     threshold = detail_threshold(unlike, len(first))
@@ -86,8 +88,9 @@ def detail_threshold(unlike: Floats, pairs: int) -> float:
     if len(unlike) < _FEWEST:  # too few images to tell how alike unlike ones are
         return _CERTAIN
     z = np.arctanh(np.clip(unlike, 0, 0.9999))
-    middle, high = np.quantile(z, [0.5, 0.975])
-    deviation = (high - middle) / norm.ppf(0.975)
+    middle, high, higher = np.quantile(z, [0.5, 0.9, 0.975])
+    body, tail = (high - middle) / norm.ppf(0.9), (higher - middle) / norm.ppf(0.975)
+    deviation = min(tail, _HEAVY * body)  # a tail far heavier than the body holds duplicates, of large clusters
     return float(np.clip(np.tanh(middle + deviation * norm.isf(1 / max(pairs, 2))), least, most))
 
 
@@ -111,10 +114,19 @@ def _background(indices: Ints, owner: Ints, rng: np.random.Generator) -> tuple[I
     return sampled[other], last[other]
 
 
-def _details(shown: Pictures, owner: Ints, symmetry: Ints, first: Ints, second: Ints, jobs: int) -> Floats:
+def _details(
+    shown: Pictures,
+    owner: Ints,
+    symmetry: Ints,
+    first: Ints,
+    second: Ints,
+    jobs: int,
+    progress: Progress = no_progress,
+) -> Floats:
     """Correlation of detail of the pictures behind pairs of vectors, each turned as its vector is."""
     out = np.empty(len(first), dtype=np.float32)
-    for start in range(0, len(first), _CHUNK):
+    starts = range(0, len(first), _CHUNK)
+    for start in progress(starts, len(starts), "Comparing images that look alike"):
         span = slice(start, start + _CHUNK)
         a, b = (_turned(shown, owner[side[span]], symmetry[side[span]]) for side in (first, second))
         out[span] = align(a, b, jobs=jobs).detail

@@ -107,7 +107,8 @@ def assign_folds(y: Ints, groups: npt.NDArray[Any] | None, folds: int, seed: int
     for group in order[:several]:  # large groups first, each to the emptiest fold
         home[group] = load.argmin()
         load[home[group]] += sizes[group]
-    home[order[several:]] = np.arange(len(sizes) - several) % max(1, folds)
+    singles = order[several:]
+    home[singles] = np.argsort(load, kind="stable")[np.arange(len(singles)) % max(1, folds)]
     return home[codes]
 
 

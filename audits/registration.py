@@ -83,7 +83,7 @@ def _descend(fixed: Floats, moving: Floats, affine: Floats, steps: int) -> Float
     flat = fixed.reshape(count, -1)
     slopes = np.stack([dx * x, dx * y, dx, dy * x, dy * y, dy, flat, np.ones_like(flat)], axis=1)
     normal = slopes @ slopes.transpose(0, 2, 1)
-    energy = np.einsum("ij,ij->i", flat, flat)[:, None]
+    energy = np.maximum(np.einsum("ij,ij->i", flat, flat), 1)[:, None]  # also where a picture is flat
     deviation = np.array([_STRETCH, _TURN, _SHIFT, _TURN, _STRETCH, _SHIFT], dtype=np.float32)
     weight = _PRIOR * energy / deviation**2
     diagonal = np.arange(8)

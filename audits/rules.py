@@ -21,7 +21,8 @@ from datasetops.schema import RELABEL, Attribute, LabelSchema, Limit
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
-_TOLERANCE: Final = 0.5  # pixels by which a box may leave its image: tools round differently
+_ROUNDING: Final = 0.05  # pixels by which a box may leave its image: files hold one or two decimals
+_SLIGHT: Final = 0.5  # pixels up to which it is a matter of the tool that drew it
 _FAR: Final = 8.0  # robust deviations from the median beyond which a number is taken for a slip
 _MOSTLY_LABELED: Final = 0.5  # share of the samples with a label from which one without is an oversight
 _CORNERS: Final = ("x1", "y1", "x2", "y2")
@@ -88,9 +89,9 @@ class Rules:
             {"sample_id": rows["sample_id"], "annotation_id": rows["annotation_id"], "score": 1.0 - bad.astype(float)}
         )
         summary: dict[str, Any] = {"annotations": len(rows), "breaking a rule": int(bad.sum())}
-        unlabeled = ~samples["sample_id"].isin(rows["sample_id"])
-        if unlabeled.any():
-            summary["samples without any annotation"] = int(unlabeled.sum())
+        unlabeled = len(samples) - len(np.unique(owner))
+        if unlabeled:
+            summary["samples without any annotation"] = unlabeled
         return CheckResult(findings, scores, summary)
 
 
@@ -136,8 +137,11 @@ def _geometry_faults(rows: pd.DataFrame, schema: LabelSchema) -> Iterator[Fault]
     empty = complete & ((width <= 0) | (height <= 0))
     yield Fault(empty, "high", 0.0, "the box has no area")
     beyond = np.fmax.reduce([-x1, -y1, x2 - across, y2 - down])
-    leaving = _ending("the box leaves the image by ", pd.Series(beyond), "{:.1f} pixels".format)
-    yield Fault(complete & (beyond > _TOLERANCE), "medium", 0.2, leaving)
+    leaving = "the box leaves the image by "
+    slight = complete & (beyond > _ROUNDING) & (beyond <= _SLIGHT)
+    yield Fault(slight, "low", 0.5, _ending(leaving, pd.Series(beyond), "{:.2f} pixels".format))
+    far = complete & (beyond > _SLIGHT)
+    yield Fault(far, "medium", 0.2, _ending(leaving, pd.Series(beyond), "{:.1f} pixels".format))
     for limit in schema.limits:
         applies = complete & ~empty
         if limit.classes:
@@ -183,8 +187,8 @@ def sample_faults(samples: pd.DataFrame, rows: pd.DataFrame, schema: LabelSchema
             yield Fault(count == 0, "medium", 0.3, "it has no class label")
         # Labels of several people are theirs to agree on; one source gives one label.
         own = labels.assign(actor=labels["actor"].astype(object).fillna(""))
-        twice = own.loc[own.duplicated(["sample_id", "actor"]), "sample_id"]
-        several = samples["sample_id"].isin(twice).to_numpy()
+        twice = own.loc[own.duplicated(["sample_id", "actor"]), "sample_id"].unique()
+        several = pd.Index(twice).get_indexer(pd.Index(samples["sample_id"])) >= 0
         yield Fault(several, "high", 0.1, "it has several class labels, and the schema allows one")
     for item in schema.slices:
         values = slice_values(samples, item.key)
