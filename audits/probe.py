@@ -39,7 +39,7 @@ class Probe:
     """`probabilities` (N, K) float32, rows sum to one; a row is NaN where an item could not be judged.
 
     `log_loss` is that of the given labels of the judged items, NaN where there are none. `folds` (N,) is the fold in
-    which an item was judged, −1 for none. `chosen` has the settings: shrinkage, ridge and a temperature of each.
+    which an item was judged, −1 for none. `chosen` has shrinkage, ridge, a temperature of each, and one of their mean.
     """
 
     probabilities: Floats
@@ -81,8 +81,9 @@ def out_of_sample_probabilities(
         answers = [_discriminant(z, y, fold, chosen)]
         if landmarks := _landmark_count(len(z)):
             answers.append(_kernel_ridge(z, y, fold, landmarks, seed, chosen))
-        mixed = sum(answers[1:], start=answers[0])
-        mixed /= mixed.sum(axis=1, keepdims=True)
+        # Where the two differ their mean is less sure than either is with reason, hence a temperature for it too.
+        mixed = np.log(np.maximum(sum(answers[1:], start=answers[0]) / len(answers), 1e-12))
+        mixed = _at_best_temperature(mixed, y, "temperature", chosen)
         judged = usable[seen]
         probabilities[judged] = 0.0
         probabilities[np.ix_(judged, present)] = mixed[seen]
@@ -267,9 +268,14 @@ def _out_of_fold(
         scores[rows] = answers[best]
     for rows in folds[trial:]:
         scores[rows] = score(rows, settings[best : best + 1])[0]
+    chosen[name] = settings[best]
+    return _at_best_temperature(scores, y, f"{name}_temperature", chosen)
+
+
+def _at_best_temperature(scores: Floats, y: Ints, name: str, chosen: dict[str, float]) -> Floats:
     some = slice(None, None, -(-len(y) // _TEMPERATURE_ROWS))
     factor = _tempered(scores[some], y[some])[0]
-    chosen |= {name: settings[best], f"{name}_temperature": 1 / factor}
+    chosen[name] = 1 / factor
     return _softmax(scores * np.float32(factor))
 
 

@@ -24,6 +24,8 @@ _STRETCH, _TURN, _SHIFT = 0.2, 0.1, 0.15
 _WIDEST = 3.0  # deviations beyond which an alignment is not believed
 _PRIOR = 0.01  # share of a picture's energy that one deviation must explain
 _LEVELS = ((2, 1.0, 8), (1, 0.7, 6))  # picture shrunk by, blur (its pixels), steps
+_ERRORS = 2.0  # standard errors by which a correlation may be too high by chance
+_MOST = 0.9999  # correlation, so that Fisher's z is finite
 _HALVED = 0.8  # blur (pixels) that is left of a picture shrunk to half its size and enlarged again
 _HOPEFUL = 0.3  # detail shared at the coarse level, below which the fine one is not tried
 _BATCH = 128  # pairs at a time: their arrays stay in a core's cache
@@ -31,8 +33,11 @@ _BATCH = 128  # pairs at a time: their arrays stay in a core's cache
 
 @dataclass(frozen=True)
 class Alignment:
-    """Of each pair: `detail` (P,) in [-1, 1], the correlation of fine detail, -1 where the pictures could not be laid
-    over each other; `affine` (P, 2, 3), from coordinates of the first picture to those of the second, both in [-1, 1]."""
+    """Of each pair: how much detail they share, and how the second lies over the first.
+
+    `detail` (P,) in [-1, 1]: the correlation of fine detail, at least; -1 where they could not be laid over each other.
+    `affine` (P, 2, 3): from coordinates of the first picture to those of the second, both in [-1, 1].
+    """
 
     detail: Floats
     affine: Floats
@@ -66,12 +71,12 @@ def _align(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> tuple[Floats, F
         fixed, moving = _shrunk(a[hopeful], shrink), _shrunk(b[hopeful], shrink)
         smooth = _gaussian(n // shrink, blur)
         affine[hopeful] = _descend(_filter(fixed, smooth), _filter(moving, smooth), affine[hopeful], steps)
-        detail[hopeful] = _shared_detail(fixed, moving, affine[hopeful])
+        detail[hopeful] = _shared_detail(fixed, moving, affine[hopeful], 0 if shrink > 1 else _ERRORS)
         hopeful = hopeful[detail[hopeful] >= _HOPEFUL]
     if hopeful.size:  # one may be a blurred or enlarged copy of the other
         fixed, moving, blurred = a[hopeful], b[hopeful], _gaussian(n, _HALVED)
         for one, other in ((_filter(fixed, blurred), moving), (fixed, _filter(moving, blurred))):
-            detail[hopeful] = np.maximum(detail[hopeful], _shared_detail(one, other, affine[hopeful]))
+            detail[hopeful] = np.maximum(detail[hopeful], _shared_detail(one, other, affine[hopeful], _ERRORS))
     return detail, affine.reshape(-1, 2, 3)
 
 
@@ -112,8 +117,12 @@ def _compose(affine: Floats, change: Floats) -> Floats:
     return np.asarray((outer @ np.linalg.inv(inner))[:, :2].reshape(count, 6))
 
 
-def _shared_detail(fixed: Floats, moving: Floats, affine: Floats) -> Floats:
-    """Correlation (P,) of what is finer than DETAIL, where the pictures overlap."""
+def _shared_detail(fixed: Floats, moving: Floats, affine: Floats, errors: float) -> Floats:
+    """Correlation (P,) of what is finer than DETAIL where the pictures overlap, less so many standard errors.
+
+    The standard error is that of Fisher's z for as many pixels as carry the detail (its participation ratio): a lone
+    outline on an empty ground says less than texture all over.
+    """
     count, n = fixed.shape[:2]
     coarse = _gaussian(n, max(DETAIL * n, 1.0))
     warped, inside = _warped(moving, affine)
@@ -125,10 +134,13 @@ def _shared_detail(fixed: Floats, moving: Floats, affine: Floats) -> Floats:
     b = (b - (b * inside).sum(axis=1, keepdims=True) / number) * inside
     energy = np.einsum("ij,ij->i", a, a) * np.einsum("ij,ij->i", b, b)
     correlation = np.einsum("ij,ij->i", a, b) / np.sqrt(np.maximum(energy, 1e-12))
+    carried = a * a + b * b
+    carriers = carried.sum(axis=1) ** 2 / np.maximum(np.einsum("ij,ij->i", carried, carried), 1e-12)
+    z = np.arctanh(np.clip(correlation, -_MOST, _MOST)) - errors / np.sqrt(np.maximum(carriers - 3, 1))
     allowed = np.array([_STRETCH, _TURN, 1, _TURN, _STRETCH, 1], dtype=np.float32) * _WIDEST
     plausible = (np.abs(affine - np.eye(2, 3, dtype=np.float32).reshape(6)) <= allowed).all(axis=1)
     plausible &= inside.mean(axis=1) >= LEAST_OVERLAP
-    return np.where(plausible, np.clip(correlation, -1, 1), -1).astype(np.float32)
+    return np.where(plausible, np.tanh(z), -1).astype(np.float32)
 
 
 def _warped(pictures: Floats, affine: Floats) -> tuple[Floats, Floats]:

@@ -18,6 +18,7 @@ import argparse
 import io
 import json
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -187,6 +188,15 @@ def planted_errors(data: Path, embed: Callable[[list[bytes]], Floats]) -> Iterat
                 }
 
 
+def told(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each also to stderr as soon as it is there."""
+    kept = []
+    for row in rows:
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        kept.append(row)
+    return kept
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """A line for each set of labels, a column for each method."""
     lines = ["| labels | " + " | ".join(METHODS) + " |", "|---|" + "---|" * len(METHODS)]
@@ -217,7 +227,7 @@ def main() -> None:
             jobs = os.cpu_count() or 1
             return embed_images(embedder, keys, images.__getitem__, cache=cache, jobs=jobs, progress=no_progress)
 
-        human, other = list(human_errors(data, embed)), list(planted_errors(data, embed))
+        human, other = told(human_errors(data, embed)), told(planted_errors(data, embed))
     if arguments.json:
         print(json.dumps({"human": human, "planted": other}, indent=1))
         return

@@ -32,7 +32,7 @@ def test_a_picture_agrees_with_itself_and_not_with_another() -> None:
 @pytest.mark.parametrize(("left", "top", "size"), [(120, 20, 320), (100, 50, 320), (110, 30, 290), (84, 10, 350)])
 def test_a_shifted_or_resized_crop_is_laid_over_the_other(left: int, top: int, size: int) -> None:
     found = align(crops(100, 20, 320), crops(left, top, size))
-    assert (found.detail > 0.9).all()
+    assert (found.detail > 0.85).all()
     # From coordinates in the first crop to those in the second, both from -1 to 1.
     scale = 320 / size
     x, y = ((100 + 160 - left) * 2 / size - 1, (20 + 160 - top) * 2 / size - 1)
