@@ -28,13 +28,13 @@ Row = dict[str, Any]
 
 def measure(work: Callable[[], Mapping[str, Any]]) -> Row:
     """In the contender's process: run `work` once; what it returns is put beside its seconds and MiB."""
-    before = _status_mib("RssAnon")
+    before = status_mib("RssAnon")
     peak, stop = before, threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not stop.wait(0.01):
-            peak = max(peak, _status_mib("RssAnon"))
+            peak = max(peak, status_mib("RssAnon"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -45,7 +45,7 @@ def measure(work: Callable[[], Mapping[str, Any]]) -> Row:
     finally:
         stop.set()
         watcher.join()
-    rss, extra = _status_mib("VmHWM"), max(peak, _status_mib("RssAnon")) - before
+    rss, extra = status_mib("VmHWM"), max(peak, status_mib("RssAnon")) - before
     return {"seconds": seconds, "cpu_seconds": cpu, "peak_rss_mib": rss, "extra_mib": extra, **told}
 
 
@@ -94,6 +94,6 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _status_mib(name: str) -> float:
+def status_mib(name: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))

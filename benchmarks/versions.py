@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from contenders import status_mib
+from pyarrow import feather
 
 EDITS = 1000
 ROUNDS = 5
@@ -48,6 +49,16 @@ def tables(n: int) -> tuple[pa.Table, pa.Table]:
     return samples, annotations
 
 
+def write_edits(annotations: pa.Table, folder: Path) -> None:
+    """So that the process measured need not hold the whole table."""
+    for number in range(ROUNDS):
+        feather.write_feather(edits(annotations, number), folder / f"edits-{number}.arrow")
+
+
+def read_edits(folder: Path) -> list[pa.Table]:
+    return [feather.read_table(folder / f"edits-{number}.arrow", memory_map=False) for number in range(ROUNDS)]
+
+
 def edits(annotations: pa.Table, number: int) -> pa.Table:
     rng = np.random.default_rng(100 + number)
     rows = annotations.take(pa.array(np.sort(rng.choice(len(annotations), EDITS, replace=False))))
@@ -64,8 +75,9 @@ def run_dsops(n: int, folder: Path, prepared: bool) -> dict[str, Any]:
     from datasetops.manifest import Change, Repository, diff
     from datasetops.schema import LabelSchema
 
-    samples, annotations = tables(n)
     if not prepared:
+        samples, annotations = tables(n)
+        write_edits(annotations, folder)
         schema = LabelSchema.model_validate(
             {
                 "name": "b",
@@ -76,9 +88,7 @@ def run_dsops(n: int, folder: Path, prepared: bool) -> dict[str, Any]:
         )
         Repository.init(folder, schema).commit(Change(samples, annotations), message="base")
         return {}
-    del samples
-    changes = [edits(annotations, number) for number in range(ROUNDS)]
-    del annotations
+    changes = read_edits(folder)
     times, diffs, added = [], [], []
     for change in changes:
         repository = Repository.open(folder)
@@ -98,9 +108,10 @@ def run_dsops(n: int, folder: Path, prepared: bool) -> dict[str, Any]:
 def run_lance(n: int, folder: Path, prepared: bool) -> dict[str, Any]:
     import lance
 
-    _, annotations = tables(n)
     place = str(folder / "lance")
     if not prepared:
+        _, annotations = tables(n)
+        write_edits(annotations, folder)
         field = (
             annotations.schema.field("annotation_id")
             .with_metadata({"lance-schema:unenforced-primary-key": "true"})
@@ -109,8 +120,7 @@ def run_lance(n: int, folder: Path, prepared: bool) -> dict[str, Any]:
         fields = [field, *list(annotations.schema)[1:]]
         lance.write_dataset(annotations.cast(pa.schema(fields)), place)
         return {}
-    changes = [edits(annotations, number) for number in range(ROUNDS)]
-    del annotations
+    changes = read_edits(folder)
     times, added = [], []
     for change in changes:
         dataset = lance.dataset(place)
@@ -155,7 +165,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         answer = RUNNERS[options.child](options.rows[0], options.folder, options.prepared)
-        answer["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        answer["peak_gib"] = status_mib("VmHWM") / 1024
         print(json.dumps(answer))
         return
     rows = []

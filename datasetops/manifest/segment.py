@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import tempfile
 import uuid
@@ -32,7 +33,8 @@ from datasetops.store import Store
 Positions = npt.NDArray[np.int64]
 
 MAPPED_FROM: Final = 20_000  # rows from which a segment is read through a memory-mapped copy
-_BATCH: Final = 1 << 18  # rows of one record batch of that copy
+_BATCH: Final = 1 << 19  # rows of one record batch of that copy
+_BLOCK: Final = 64  # rows from one key of its index to the next
 _ROW_GROUP: Final = 1 << 16
 _UNIQUE: Final = frozenset({"uri", "sha256", "geometry", "_salt", "x1", "y1", "x2", "y2", *KEYS.values()})
 _EXTRA: Final = [pa.field("_op", pa.int8()), pa.field("_salt", pa.binary(SALT_BYTES))]
@@ -108,39 +110,29 @@ class Segment:
         return self._rows if columns is None else self._rows.select(columns)
 
     def lookup(self, keys: pa.Array) -> Positions:
-        """Row number of each key, -1 where the segment does not hold it. Vectorised binary search."""
+        """Row number of each key, -1 where the segment does not hold it."""
+        at = self.insertion_points(keys) - 1
         result = np.full(len(keys), -1, dtype=np.int64)
-        starts, batches = self._batches
-        if not len(keys) or not batches:
-            return result
-        home = self._home(keys)
-        for number in np.unique(home[home >= 0]):
-            chosen = np.flatnonzero(home == number)
-            column = batches[number][self._key_column]
-            wanted = keys.take(pa.array(chosen))
-            at = _search_right(column, wanted) - 1
-            found = pc.equal(column.take(pa.array(np.maximum(at, 0))), wanted).to_numpy(zero_copy_only=False) & (
-                at >= 0
-            )
-            result[chosen[found]] = starts[number] + at[found]
+        below = np.flatnonzero(at >= 0)
+        nearest = self.take(at[below], [self._key_column])[self._key_column]
+        held = below[pc.equal(nearest, keys.take(pa.array(below))).to_numpy()]
+        result[held] = at[held]
         return result
 
     def insertion_points(self, keys: pa.Array) -> Positions:
-        """For each key the number of rows with a key not greater than it."""
-        starts, batches = self._batches
-        result = np.zeros(len(keys), dtype=np.int64)
-        home = self._home(keys)
-        for number in np.unique(home[home >= 0]):
-            chosen = np.flatnonzero(home == number)
-            column = batches[number][self._key_column]
-            result[chosen] = starts[number] + _search_right(column, keys.take(pa.array(chosen)))
-        return result
+        """For each key the number of rows with a key not greater than it. Vectorised binary search.
 
-    def _home(self, keys: pa.Array) -> Positions:
-        """The batch in which each key belongs, -1 before the first key."""
-        _, batches = self._batches
-        first_keys = pa.array([batch[self._key_column][0].as_py() for batch in batches], pa.string())
-        return _search_right(first_keys, keys) - 1
+        Of a memory-mapped segment it touches the index and one block of rows for each key.
+        """
+        if len(self) < MAPPED_FROM:
+            return _search_right(_one_array(self._rows[self._key_column]), keys)
+        blocks, block_of = np.unique(_search_right(self._index, keys) - 1, return_inverse=True)
+        starts = np.maximum(blocks, 0) * _BLOCK
+        rows = np.minimum(starts[:, None] + np.arange(_BLOCK), len(self) - 1)
+        column = _one_array(self.take(rows.ravel(), [self._key_column])[self._key_column])
+        low = block_of * _BLOCK
+        high = low + np.where(blocks < 0, 0, np.minimum(_BLOCK, len(self) - starts))[block_of]
+        return starts[block_of] + _search_right(column, keys, low, high) - low
 
     def take(self, positions: Positions, columns: list[str]) -> pa.Table:
         """Rows by number, in the order asked for."""
@@ -165,69 +157,98 @@ class Segment:
         batches = [batch for batch in self._rows.to_batches() if batch.num_rows]
         return np.cumsum([0] + [batch.num_rows for batch in batches]).astype(np.int64), batches
 
+    @cached_property
+    def _index(self) -> pa.Array:
+        """Every `_BLOCK`-th key."""
+        expected = -(-len(self) // _BLOCK)
+        index = _read_mapped(self._index_file, expected)
+        if index is None:
+            index = pa.Table.from_batches(self._index_batches(self._rows))
+            _write_mapped(self._index_file, index.to_batches())
+        return _one_array(index[self._key_column])
+
+    def _index_batches(self, rows: pa.Table) -> list[pa.RecordBatch]:
+        every = pa.array(np.arange(0, len(rows), _BLOCK))
+        index: list[pa.RecordBatch] = rows.select([self._key_column]).take(every).combine_chunks().to_batches()
+        return index
+
     @property
     def _mapped_file(self) -> Path:
         return self._cache / "segments" / f"{self.info.id}.arrow"
 
-    def _mapped(self) -> pa.Table:
-        file = self._mapped_file
-        if not file.is_file():
-            self._copy_to(file)
-        try:
-            table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-        except (pa.ArrowInvalid, OSError):
-            table = None
-        if table is None or table.num_rows != len(self):  # a damaged cache is made again
-            file.unlink(missing_ok=True)
-            self._copy_to(file)
-            table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-        return table
+    @property
+    def _index_file(self) -> Path:
+        return self._mapped_file.with_suffix(".keys.arrow")
 
-    def _copy_to(self, file: Path) -> None:
-        source = open_parquet(self._store, self.table_name, self.info.id)
-        try:
-            _write_mapped(file, self.table_name, source.iter_batches(batch_size=_BATCH))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise damaged(self.table_name, self.info.id, str(error)) from error
+    def _mapped(self) -> pa.Table:
+        table = _read_mapped(self._mapped_file, len(self))
+        if table is None:
+            source = open_parquet(self._store, self.table_name, self.info.id)
+            schema = segment_schema(self.table_name)
+            batches = (pa.RecordBatch.from_arrays(b.columns, schema=schema) for b in source.iter_batches(_BATCH))
+            try:
+                _write_mapped(self._mapped_file, batches)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise damaged(self.table_name, self.info.id, str(error)) from error
+            table = _read_mapped(self._mapped_file, len(self))
+        return table
 
     def keep_mapped(self, rows: pa.Table) -> None:
         """Make the memory-mapped copy from the rows that were just written, while they are at hand."""
         if len(self) >= MAPPED_FROM:
-            _write_mapped(self._mapped_file, self.table_name, rows.to_batches(max_chunksize=_BATCH))
+            _write_mapped(self._mapped_file, rows.to_batches(max_chunksize=_BATCH))
+            _write_mapped(self._index_file, self._index_batches(rows))
 
     def agrees_with(self, rows: pa.Table) -> bool:
         """Whether a memory-mapped copy, if there is one, holds these rows; one that does not is removed."""
         if not self._mapped_file.is_file():
             return True
-        try:
-            copy = pa.ipc.open_file(pa.memory_map(str(self._mapped_file))).read_all()
-            agrees = bool(copy.equals(rows.cast(segment_schema(self.table_name))))
-        except (pa.ArrowInvalid, OSError):
-            agrees = False
+        rows = rows.cast(segment_schema(self.table_name))
+        copy, index = _read_mapped(self._mapped_file, len(self)), self._index_file
+        agrees = copy is not None and copy.equals(rows)
+        if agrees and index.is_file():
+            expected = pa.Table.from_batches(self._index_batches(rows))
+            agrees = expected.equals(_read_mapped(index, len(expected)) or expected.slice(0, 0))
         if not agrees:
-            self._mapped_file.unlink()
+            self._mapped_file.unlink(missing_ok=True)
+            index.unlink(missing_ok=True)
         return agrees
 
 
-def _write_mapped(file: Path, table_name: str, batches: Iterable[pa.RecordBatch]) -> None:
+def _write_mapped(file: Path, batches: Iterable[pa.RecordBatch]) -> None:
+    """An Arrow file of one or more batches of one schema."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f"{uuid.uuid4().hex}.part")
-    schema = segment_schema(table_name)
+    batches = iter(batches)
+    first = next(batches)
     try:
-        with pa.ipc.new_file(str(temporary), schema) as writer:
-            for batch in batches:
-                writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+        with pa.ipc.new_file(str(temporary), first.schema) as writer:
+            for batch in itertools.chain([first], batches):
+                writer.write_batch(batch)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _search_right(column: pa.Array, keys: pa.Array) -> Positions:
-    """For each key, how many items of the sorted column are not greater than it."""
-    low = np.zeros(len(keys), dtype=np.int64)
-    if not len(column):
-        return low
-    high = np.full(len(keys), len(column), dtype=np.int64)
+def _read_mapped(file: Path, rows: int) -> pa.Table | None:
+    """The table in a memory-mapped file, None where that is missing or damaged."""
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    except (pa.ArrowInvalid, OSError):
+        return None
+    return table if table.num_rows == rows else None
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _search_right(
+    column: pa.Array, keys: pa.Array, low: Positions | None = None, high: Positions | None = None
+) -> Positions:
+    """For each key, how many items of the sorted column are not greater than it; looked for from `low` to `high`."""
+    low = np.zeros(len(keys), dtype=np.int64) if low is None else low
+    high = np.full(len(keys), len(column), dtype=np.int64) if high is None else high
     while (open_ := low < high).any():
         middle = (low + high) // 2
         probe = column.take(pa.array(np.minimum(middle, len(column) - 1)))

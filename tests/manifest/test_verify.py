@@ -3,12 +3,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from rows import labeled, labels
 
 from datasetops.errors import DamagedError, DatasetOpsError
 from datasetops.manifest import Change, Repository, collect_garbage, segment, table, verify
-from datasetops.records import Finding, canonical_json, findings_table
+from datasetops.records import TABLES, Finding, canonical_json, findings_table
 
 
 @pytest.fixture
@@ -55,14 +56,20 @@ def test_a_flipped_bit_in_any_object_is_found(filled: Repository) -> None:
 
 
 def test_a_flipped_bit_in_a_local_copy_of_rows_is_found_and_the_copy_removed(filled: Repository) -> None:
-    copies = sorted((filled.cache / "segments").glob("*.arrow"))
-    assert copies
-    for copy in copies:
-        at = copy.read_bytes().find(b"bird")
-        data = bytearray(copy.read_bytes())
-        data[at if at >= 0 else data.find(b".png")] ^= 1
+    def copies() -> list[Path]:
+        again = Repository.open(filled.root or "")
+        for name in TABLES:
+            again.version("v1").state(name).contains(pa.array(["a"]))  # makes what was removed
+        return sorted((filled.cache / "segments").glob("*.arrow"))
+
+    assert any(".keys" in copy.suffixes for copy in copies())
+    for copy in copies():
+        whole = pa.py_buffer((copies() and copy).read_bytes())
+        first_key = pa.ipc.open_file(whole).get_batch(0).column(0).buffers()[2].address - whole.address
+        data = bytearray(whole)
+        data[first_key] ^= 1
         copy.write_bytes(data)
-        assert any("local copy" in damage.problem for damage in verify(Repository.open(filled.root or "")))
+        assert any("local copy" in damage.problem for damage in verify(Repository.open(filled.root or ""))), copy.name
         assert not copy.exists()
     assert verify(Repository.open(filled.root or "")) == []
 
