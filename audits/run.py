@@ -99,7 +99,7 @@ def audit(
     if not again and (stored := _stored(repository, version, audit_id)) is not None:
         return stored
 
-    annotations = version.table("annotations")
+    annotations = version.labels()
     annotations = annotations.filter(pc.is_in(annotations["sample_id"], table["sample_id"].combine_chunks()))
     samples = table.to_pandas()
     embeddings = _Embeddings(repository, reference, samples, progress)

@@ -49,7 +49,7 @@ def export(
     """Write a version in a format into a new or empty folder; `where` is a SQL condition as in `Version.where`."""
     writer = load_format(format)
     _refuse_filled(out)
-    samples, annotations = version.table("samples"), version.table("annotations")
+    samples, annotations = version.table("samples"), version.labels()
     if where:
         ids = pa.array(version.where(where), pa.string())
         samples = samples.filter(pc.is_in(samples["sample_id"], ids))

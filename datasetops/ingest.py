@@ -222,7 +222,7 @@ def _existing(head: Version | None, samples: pa.Table, rows: pa.Table) -> pa.Tab
     """Annotations that the version has for the source's samples, of the kinds that the source speaks of."""
     if head is None or not head.commit.counts["annotations"]:
         return ANNOTATIONS.empty_table()
-    table = head.table("annotations")
+    table = head.labels()
     mine = pc.and_(
         pc.is_in(table["sample_id"], samples["sample_id"].combine_chunks()),
         pc.is_in(table["kind"], pc.unique(rows["kind"])),

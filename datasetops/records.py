@@ -54,14 +54,15 @@ ANNOTATIONS: Final = pa.schema(
         ("derived_from", pa.string()),
         ("event_id", pa.string()),
         ("created_at", TIMESTAMP),
+        ("role", pa.string()),  # "vote": one of several answers, kept beside what they were merged into; null: it counts
+        ("answer", pa.string()),  # canonical JSON object: how an annotator gave it (datasetops.labeling.base.ANSWER_FIELDS)
     ]
 )
 
 KEYS: Final = {"samples": "sample_id", "annotations": "annotation_id"}
 TABLES: Final = {"samples": SAMPLES, "annotations": ANNOTATIONS}
-PROVENANCE_COLUMNS: Final = frozenset(
-    {"event_id", "created_at"}
-)  # not content: two rows that differ only here are equal
+VOTE: Final = "vote"
+PROVENANCE_COLUMNS: Final = frozenset({"event_id", "created_at", "answer"})  # rows that differ only here are equal
 
 KINDS: Final = ("classification", "box", "polygon", "mask", "keypoints", "text")
 SOURCES: Final = ("human", "model", "import", "consensus", "rule")

@@ -63,13 +63,22 @@ class Version:
             raise ValueError(f"table: expected one of {', '.join(TABLES)}; got {name!r}")
         return self.state(name).read(columns)
 
+    def labels(self, columns: list[str] | None = None) -> pa.Table:
+        """The annotations that count, as Arrow: all but votes, which were merged into others."""
+        rows = self.table("annotations")
+        rows = rows.filter(pc.is_null(rows["role"]))
+        return rows if columns is None else rows.select(columns)
+
     def samples(self) -> pd.DataFrame:
         """One row a sample; columns as in datasetops.records.SAMPLES, `metadata` as dict (empty where there is none)."""
         return _with_objects(self.table("samples").to_pandas(), "metadata")
 
     def annotations(self) -> pd.DataFrame:
-        """One row an annotation; columns as in datasetops.records.ANNOTATIONS, `attributes` and `geometry` as dict."""
-        return _with_objects(self.table("annotations").to_pandas(), "attributes", "geometry")
+        """One row an annotation, votes too; columns as in datasetops.records.ANNOTATIONS.
+
+        `attributes`, `geometry` and `answer` as dict.
+        """
+        return _with_objects(self.table("annotations").to_pandas(), "attributes", "geometry", "answer")
 
     def sql(self, query: str) -> pd.DataFrame:
         """Answer of a DuckDB SELECT over the tables `samples` and `annotations`. Nothing else can be read or written.
@@ -116,6 +125,7 @@ class Version:
     def summary(self) -> dict[str, Any]:
         """Counts by class, kind and split, and what the commit says."""
         commit = self.commit
+        counted = self.labels(["label", "kind"])
         return {
             "version": self.name,
             "commit": self.digest,
@@ -125,8 +135,8 @@ class Version:
             "message": commit.message,
             "samples": commit.counts["samples"],
             "annotations": commit.counts["annotations"],
-            "by_class": value_counts(self.table("annotations", ["label"])["label"]),
-            "by_kind": value_counts(self.table("annotations", ["kind"])["kind"]),
+            "by_class": value_counts(counted["label"]),
+            "by_kind": value_counts(counted["kind"]),
             "by_split": value_counts(self.table("samples", ["split"])["split"]),
             "schema": {"name": self.schema.name, "version": self.schema.version, "digest": commit.schema},
             "guide": commit.guide,

@@ -18,7 +18,7 @@ from datasetops.manifest import Change, Repository, verify
 from datasetops.records import canonical_json
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
-LATE = ("event_id", "created_at")
+LATE = ("event_id", "created_at", "answer")
 
 
 def cell(value: Any) -> bytes:
