@@ -8,35 +8,24 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datasetops.errors import DatasetOpsError
 
 FILE_NAME = "dsops.toml"
+_PREFIX = "DSOPS_"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """`store` is where objects are kept: a path relative to the settings file, or an address like s3://bucket/prefix."""
 
-    model_config = SettingsConfigDict(env_prefix="DSOPS_", extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     store: str = ".dsops"
     actor: str = Field(default_factory=lambda: _user_name(), description="who is named in commits and the ledger")
     cache: Path = Field(default_factory=lambda: _user_cache(), description="local folder for caches and model files")
     model: str = Field(default="builtin:efficientnet-lite0", description="model reference for embeddings")
     jobs: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="parallel workers")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings  # the environment goes before the file
 
 
 def load_settings(file: Path | None) -> Settings:
@@ -45,7 +34,7 @@ def load_settings(file: Path | None) -> Settings:
     try:
         if file is not None:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
-        return Settings(**values)
+        return Settings(**values | _from_environment())  # the environment goes before the file
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DatasetOpsError(f"{file}: {error}.", remedy="Correct the TOML syntax.") from None
     except ValidationError as error:
@@ -55,6 +44,11 @@ def load_settings(file: Path | None) -> Settings:
             f"{file or 'environment'}: {name}: {first['msg']}.",
             remedy=f"Known settings: {', '.join(Settings.model_fields)}; as environment variables DSOPS_<NAME>.",
         ) from None
+
+
+def _from_environment() -> dict[str, str]:
+    names = {name: f"{_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
 
 
 def _user_name() -> str:

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 
 from datasetops.errors import SchemaError, did_you_mean
 from datasetops.records import ANNOTATIONS, KEYS, KINDS, SOURCES, TABLES, canonical_json
-from datasetops.schema import LabelSchema
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from datasetops.schema import LabelSchema
 
 Rows: TypeAlias = "pa.Table | pd.DataFrame | Sequence[Mapping[str, Any]]"
 

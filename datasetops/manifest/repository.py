@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,9 +27,11 @@ from datasetops.manifest.segment import Segment, SegmentInfo, digests_of, write_
 from datasetops.manifest.table import Changes, TableState
 from datasetops.manifest.version import Version
 from datasetops.records import KEYS, TABLES, canonical_json, sha256_hex
-from datasetops.schema import LabelSchema
 from datasetops.settings import FILE_NAME, Settings, load_settings
 from datasetops.store import KeyExistsError, Store, open_store
+
+if TYPE_CHECKING:
+    from datasetops.schema import LabelSchema
 
 MAIN: Final = "main"
 _CONFIG: Final = "repository.json"
@@ -343,6 +345,8 @@ class Repository:
         return self.ledger.read(0).event
 
     def _first_schema(self) -> LabelSchema:
+        from datasetops.schema import LabelSchema  # building its models takes as long as the rest of `dsops log`
+
         return LabelSchema.model_validate_json(get_object(self.store, "schemas", self._init_event().outputs["schema"]))
 
     def _first_guide(self) -> str | None:

@@ -17,18 +17,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from datasetops.errors import DamagedError, NotFoundError
 from datasetops.manifest.encoding import SALT_BYTES, encode_rows, row_digests, segment_identity
 from datasetops.records import KEYS, TABLES, canonical_json, sha256_hex
 from datasetops.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 Positions = npt.NDArray[np.int64]
 
@@ -64,6 +66,8 @@ def write_segment(store: Store, table_name: str, rows: pa.Table, digests: list[b
     identity = segment_identity(table_name, TABLES[table_name].names, digests)
     key = segment_key(table_name, identity)
     if not store.exists(segment_key(table_name, identity, "json")):
+        import pyarrow.parquet as pq  # here, for the sake of commands that read no rows
+
         small = rows.num_rows < MAPPED_FROM
         sink: Any = io.BytesIO() if small else Path(tempfile.gettempdir()) / f"dsops-{uuid.uuid4().hex}.parquet"
         pq.write_table(
@@ -259,6 +263,8 @@ def _search_right(
 
 
 def open_parquet(store: Store, table_name: str, identity: str) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
     try:
         return pq.ParquetFile(store.path(segment_key(table_name, identity)), page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:

@@ -15,11 +15,12 @@ from datasetops.errors import DatasetOpsError
 from datasetops.manifest.commit import Commit, get_object
 from datasetops.manifest.table import TableState
 from datasetops.records import TABLES
-from datasetops.schema import LabelSchema
 from datasetops.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from datasetops.schema import LabelSchema
 
 
 OpenTable = Callable[[Commit, str], TableState]
@@ -45,6 +46,8 @@ class Version:
 
     @cached_property
     def schema(self) -> LabelSchema:
+        from datasetops.schema import LabelSchema
+
         return LabelSchema.model_validate_json(get_object(self._store, "schemas", self.commit.schema))
 
     @cached_property
