@@ -54,8 +54,14 @@ ANNOTATIONS: Final = pa.schema(
         ("derived_from", pa.string()),
         ("event_id", pa.string()),
         ("created_at", TIMESTAMP),
-        ("role", pa.string()),  # "vote": one of several answers, kept beside what they were merged into; null: it counts
-        ("answer", pa.string()),  # canonical JSON object: how an annotator gave it (datasetops.labeling.base.ANSWER_FIELDS)
+        (
+            "role",
+            pa.string(),
+        ),  # "vote": one of several answers, kept beside what they were merged into; null: it counts
+        (
+            "answer",
+            pa.string(),
+        ),  # canonical JSON object: how an annotator gave it (datasetops.labeling.base.ANSWER_FIELDS)
     ]
 )
 

@@ -136,7 +136,9 @@ class LabelServer(Protocol):
     def push(self, tasks: Iterable[Task], total: int, *, overlap: int, progress: Progress) -> PushCount:
         """Make the tasks that do not exist yet, by sample and batch. May be run again after any interruption."""
 
-    def pull(self, cursor: Mapping[str, Any] | None, sizes: Callable[[Sequence[str]], Mapping[str, ImageSize]]) -> Pulled:
+    def pull(
+        self, cursor: Mapping[str, Any] | None, sizes: Callable[[Sequence[str]], Mapping[str, ImageSize]]
+    ) -> Pulled:
         """What changed since `cursor`; everything without one."""
 
 
