@@ -6,14 +6,15 @@ pixels of the image as it is stored, before EXIF orientation. A tool converts at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from datasetops.progress import Progress
 from datasetops.schema import LabelSchema
 
+Sizes = Callable[[Sequence[str]], Mapping[str, "ImageSize"]]  # sizes of samples by id; unknown ids are left out
 Row = Mapping[str, Any]  # columns of datasetops.records.ANNOTATIONS; geometry and attributes as dict or None
 
 REGION_COLUMNS: Final = ("kind", "label", "x1", "y1", "x2", "y2", "geometry", "text", "attributes")
@@ -21,8 +22,17 @@ ANSWER_FIELDS: Final = ("answer_id", "batch", "tool", "lead_time", "changed", "f
 
 
 @dataclass(frozen=True)
+class ImageSize:
+    """Of a sample: pixels as stored, and the EXIF orientation that viewers apply."""
+
+    width: int
+    height: int
+    orientation: int = 1
+
+
+@dataclass(frozen=True)
 class Task:
-    """One image to be looked at. `width` and `height` are pixels as stored, `orientation` EXIF's, 1 to 8.
+    """One image to be looked at.
 
     `image` is the address that the annotator's browser loads, or the file's name in an exchange file. `annotations` are
     shown to start from: rows with their annotation_id. `score` in [0, 1] is the model's, `model` its version.
@@ -31,9 +41,7 @@ class Task:
     sample_id: str
     batch: str
     image: str
-    width: int
-    height: int
-    orientation: int = 1
+    size: ImageSize
     annotations: tuple[Row, ...] = ()
     model: str | None = None
     score: float | None = None
@@ -57,7 +65,8 @@ class Region:
 class Answer:
     """What one annotator said about one task. Times are ISO 8601 in UTC; `lead_time` is seconds of work.
 
-    `answer_id` is unique in the tool and stays over edits. `problems` are sentences about what could not be read.
+    `answer_id` is unique in the tool and stays over edits. Sentences: `unread` about what could not be read and is left
+    out, so that the answer must not be used; `problems` about what was read but looks wrong.
     """
 
     answer_id: str
@@ -67,6 +76,7 @@ class Answer:
     lead_time: float | None = None
     created_at: str | None = None
     updated_at: str | None = None
+    unread: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -78,15 +88,6 @@ class AnsweredTask:
     sample_id: str
     batch: str
     answers: tuple[Answer, ...]
-
-
-@dataclass(frozen=True)
-class ImageSize:
-    """Of a sample: pixels as stored, and the EXIF orientation that viewers apply."""
-
-    width: int
-    height: int
-    orientation: int = 1
 
 
 class FileTool(Protocol):
@@ -116,36 +117,57 @@ class FileTool(Protocol):
 
 @dataclass(frozen=True)
 class Pulled:
-    """`tasks` are those that changed, each with all its answers; `removed` (sample_id, batch) of tasks that are gone.
+    """`tasks` are those that changed, each with all its answers. `cursor` is where the next pull starts.
 
-    `cursor` is where the next pull starts; it is opaque to everyone but the tool.
+    `present` has (sample_id, batch) of every task, where some were found to be deleted; otherwise None.
     """
 
     tasks: tuple[AnsweredTask, ...]
-    removed: tuple[tuple[str, str], ...]
     cursor: Mapping[str, Any]
-    warnings: tuple[str, ...] = field(default=())
-
-
-class LabelServer(Protocol):
-    """A tool with a server. Connected to one project of it."""
-
-    name: str
-    version: str
-
-    def push(self, tasks: Iterable[Task], total: int, *, overlap: int, progress: Progress) -> PushCount:
-        """Make the tasks that do not exist yet, by sample and batch. May be run again after any interruption."""
-
-    def pull(
-        self, cursor: Mapping[str, Any] | None, sizes: Callable[[Sequence[str]], Mapping[str, ImageSize]]
-    ) -> Pulled:
-        """What changed since `cursor`; everything without one."""
+    present: frozenset[tuple[str, str]] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PushCount:
-    """Tasks that were made now, that stood there already, and duplicates of interrupted pushes that were removed."""
+    """Tasks that were made now, that stood there already, and doubles of interrupted pushes that were removed."""
 
     created: int
     existing: int
     removed: int = 0
+
+
+class LabelServer(Protocol):
+    """One project on a tool's server."""
+
+    name: str
+
+    @property
+    def version(self) -> str:
+        """The tool's release."""
+
+    def image_addresses(self, places: Sequence[str], read: Callable[[int], bytes], how: str) -> tuple[list[str], str]:
+        """(addresses that a browser can load, one sentence that tells how and why).
+
+        `places` are absolute paths or s3:// URLs; `how` is auto, s3, local or inline.
+        """
+
+    def push(self, tasks: Sequence[Task], *, overlap: int, progress: Progress) -> PushCount:
+        """Make the tasks of one batch that do not exist yet. May be run again after any interruption."""
+
+    def pull(self, cursor: Mapping[str, Any], sizes: Sizes, *, expected: int, again: Sequence[str] = ()) -> Pulled:
+        """What changed since `cursor`, everything where that is empty, and the tasks `again` in any case.
+
+        `expected` is how many tasks were pushed: fewer of them mean that some were deleted.
+        """
+
+
+class LabelTool(Protocol):
+    """A tool with a server. A plugin of the entry-point group `datasetops.label_tools`; secrets from the environment."""
+
+    name: str
+
+    def set_up(self, name: str, schema: LabelSchema, guide: str | None, **options: Any) -> tuple[Any, list[str]]:
+        """Make or update a project; (its record, sentences about what was done)."""
+
+    def open(self, project: Any, schema: LabelSchema) -> LabelServer: ...

@@ -24,6 +24,7 @@ _POINT_REACH: Final = 0.1  # of the region's diagonal: the distance at which two
 _POINT_SCALE: Final = 0.1  # of the image's diagonal: the scale of a single point, which has no extent
 _USUAL_SCALE: Final = 100.0  # pixels: the same where the image's size is not known
 _LONGEST_RASTER: Final = 8192  # pixels: outlines that reach farther are compared at a smaller scale
+_FARTHEST: Final = 1e6  # pixels: where outlines beside a mask end
 
 
 def similarities(rows: Sequence[Row], size: ImageSize | None = None) -> Matrix:
@@ -99,9 +100,9 @@ def _join(rows: list[Row], owners: list[int], alike: Matrix, same_label: bool) -
 def merged_place(rows: Sequence[Row], size: ImageSize | None = None) -> dict[str, Any]:
     """x1, y1, x2, y2 and geometry of what rows of one kind mark together.
 
-    A place that more than half of them gave stands. Else, boxes: the median of each coordinate. Keypoints: of each
-    point the visibility that most gave, and the median of the points that are labelled, or not, as it says. Polygons
-    and masks: the one that is most alike to the others, the first of several.
+    A place that more than half of them gave stands. Else, boxes: the median of each coordinate. Keypoints: a point is
+    labelled where most say so; of those that say the same, the median and the commonest visibility. Polygons and
+    masks: the one that is most alike to the others, the first of several.
     """
     places, count, _ = most(rows, place_key)
     if 2 * count > len(rows):
@@ -167,8 +168,9 @@ def _median_points(points: Matrix) -> list[float]:
     """Flat x, y, visibility triples from those of several annotators (N, K, 3)."""
     flat: list[float] = []
     for triples in np.moveaxis(points, 1, 0):
-        visibility, _, _ = most(triples[:, 2].tolist(), key=int)
-        same = triples[(triples[:, 2] > 0) == (visibility > 0)]
+        is_labelled, _, _ = most((triples[:, 2] > 0).tolist(), key=bool)
+        same = triples[(triples[:, 2] > 0) == is_labelled]
+        visibility, _, _ = most(same[:, 2].tolist(), key=int)
         flat += [*np.median(same[:, :2], axis=0).tolist(), int(visibility)]
     return flat
 
@@ -212,7 +214,8 @@ def _mask(shape: dict[str, Any], origin: Matrix, scale: float, width: int, heigh
     for ring in shape.get("polygons", ()):
         points = np.array(ring, np.float64)
         if len(points) >= 6 and len(points) % 2 == 0 and np.isfinite(points).all():
-            rings.append((((points.reshape(-1, 2) - origin) * scale).ravel()).tolist())
+            moved = (points.reshape(-1, 2) - origin) * scale
+            rings.append(np.clip(moved, -_FARTHEST, _FARTHEST).ravel().tolist())
     if not rings:
         return None
     merged: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(rings, height, width))

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Final
+from urllib.parse import unquote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datasetops.formats.extents import extent_faults
 from datasetops.formats.geometry import geometry_extent
-from datasetops.labeling.base import REGION_COLUMNS, ImageSize
+from datasetops.labeling.base import REGION_COLUMNS, ImageSize, Region
 from datasetops.labeling.orientation import shown_size
-from datasetops.records import KINDS
+from datasetops.records import KINDS, canonical_json, sha256_hex
 from datasetops.schema import Attribute, LabelSchema
 
 ID_ATTRIBUTE: Final = "dsops_id"  # carries the annotation_id of a pre-annotation through the tool
 _SIDES: Final = ("x1", "y1", "x2", "y2")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A region that was read. `name`: the tool's own for it, if it has any; `annotation_id`: what it began as."""
+
+    values: dict[str, Any]
+    annotation_id: str | None = None
+    name: str | None = None
+
+
+@dataclass
+class Says:
+    """Sentences about an answer while it is read: `unread` and `problems` as in `Answer`."""
+
+    unread: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Told:
+    """What a region's attributes in the tool say about it."""
+
+    kind: str
+    text: str | None = None
+    annotation_id: str | None = None
+    attributes: dict[str, Any] | None = None
 
 
 def asked_of(schema: LabelSchema, label: str | None) -> list[Attribute]:
@@ -52,17 +83,20 @@ def class_of(name: str, schema: LabelSchema) -> str | None:
     return next((label for label in (name, stripped) if schema.find(label) is not None), None)
 
 
-def unknown_class(name: str, schema: LabelSchema, count: int = 1) -> str:
-    """The sentence for a label that stands for no class of the schema."""
-    nearest = schema.nearest(name)
-    hint = f"; did you mean {nearest!r}?" if nearest else ""
-    what = "1 region is" if count == 1 else f"{count} regions are"
-    return f"{what} left out: the schema {schema.name} has no class {name!r}{hint}"
+def unknown_classes(counts: Mapping[str, int], schema: LabelSchema) -> list[str]:
+    """A sentence for each label that stands for no class of the schema, with the number of its regions."""
+    sentences = []
+    for name, count in counts.items():
+        nearest = schema.nearest(name)
+        hint = f"; did you mean {nearest!r}?" if nearest else ""
+        what = "1 region is" if count == 1 else f"{count} regions are"
+        sentences.append(f"{what} left out: the schema {schema.name} has no class {name!r}{hint}")
+    return sentences
 
 
 def typed(attribute: Attribute, text: str) -> bool | int | float | str | None:
     """An attribute's value from its text in a tool, None where it was not answered. Raises ValueError."""
-    if text == "" and attribute.type != "bool":
+    if text == "":
         return None
     if attribute.type == "bool":
         if text.casefold() not in ("true", "false"):
@@ -73,6 +107,67 @@ def typed(attribute: Attribute, text: str) -> bool | int | float | str | None:
             raise ValueError(f"{text!r} is none of {', '.join(attribute.values)}")
         return text
     return _number(text) if attribute.type == "number" else text
+
+
+def told(given: Mapping[str, str], kind: str, label: str | None, schema: LabelSchema, says: Says) -> Told:
+    """Texts by name as the schema's attributes, the id of the pre-annotation, and the text of what has any."""
+    rest = dict(given)
+    result = Told(kind, annotation_id=rest.pop(ID_ATTRIBUTE, "") or None)
+    kinds = kinds_of(schema, label)
+    if "text" in kinds:
+        text = rest.pop(text_attribute(schema), "")
+        if kind in ("box", "classification") and (text or tuple(kinds) == ("text",)):
+            result.kind, result.text = "text", text
+    values: dict[str, Any] = {}
+    for attribute in asked_of(schema, label):
+        try:
+            values[attribute.name] = typed(attribute, rest.pop(attribute.name, ""))
+        except ValueError as error:
+            says.unread.append(f"the attribute {attribute.name!r} is left out: {error}")
+    says.problems += [f"{name!r} is left out: the schema has no such attribute of {label!r}" for name in rest]
+    result.attributes = {name: value for name, value in values.items() if value is not None} or None
+    return result
+
+
+def counted(sentences: Iterable[str]) -> tuple[str, ...]:
+    """Each sentence once, in order, with how many regions it stands for where they are several."""
+    counts: dict[str, int] = {}
+    for sentence in sentences:
+        counts[sentence] = counts.get(sentence, 0) + 1
+    return tuple(sentence if count == 1 else f"{sentence} ({count} regions)" for sentence, count in counts.items())
+
+
+def regions(found: Iterable[Found]) -> tuple[Region, ...]:
+    """Named by the tool's name, else by the pre-annotation that only the first may stem from, else by what they say."""
+    result: list[Region] = []
+    names: dict[str, int] = {}
+    origins: set[str] = set()
+    for item in found:
+        origin = item.annotation_id if item.annotation_id not in origins else None
+        if origin is not None:
+            origins.add(origin)
+        name = item.name or origin or sha256_hex(canonical_json(item.values))[:16]
+        names[name] = names.get(name, 0) + 1
+        unique = name if names[name] == 1 else f"{name}-{names[name]}"
+        result.append(Region(unique, item.values, derived_from=origin))
+    return tuple(result)
+
+
+def sample_of(name: str, sizes: Mapping[str, ImageSize]) -> str:
+    """The sample whose image has this name in a tool: its stem, with or without the folders before it."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    stems = [unquote(path.stem), unquote(path.with_suffix("").as_posix()), path.stem, path.name]
+    return next((stem for stem in stems if stem in sizes), stems[0])
+
+
+def turned_corners(box: Sequence[float], degrees: float) -> NDArray[np.float64]:
+    """The corners (4, 2) of an xyxy box that is turned clockwise about its middle."""
+    x1, y1, x2, y2 = box
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    middle = np.array([x1 + x2, y1 + y2]) / 2
+    ring: NDArray[np.float64] = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], np.float64) - middle
+    corners: NDArray[np.float64] = ring @ np.array([[cos, sin], [-sin, cos]]) + middle
+    return corners
 
 
 def fits(attribute: Attribute, value: Any) -> bool:

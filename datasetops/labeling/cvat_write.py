@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -14,11 +15,12 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from datasetops.errors import StoreError
 from datasetops.formats.rle import rle_fault
 from datasetops.images import ImageError, read_header
-from datasetops.labeling.base import ImageSize, Row, Task
+from datasetops.labeling.base import Row, Task
 from datasetops.labeling.cvat_labels import CvatLabels
 from datasetops.labeling.cvat_masks import decoded, to_runs
 from datasetops.labeling.cvat_regions import ID_ATTRIBUTE, as_text, asked_of, box_of, fits, kinds_of, text_attribute
@@ -28,6 +30,7 @@ from datasetops.schema import LabelSchema
 
 _SUFFIXES: Final = {"jpeg": "jpg", "tiff": "tif", "x-portable-pixmap": "ppm"}
 _NOT_IN_XML: Final = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_SIDES: Final = ("xtl", "ytl", "xbr", "ybr")
 _RIGHT: Final = 0.01  # pixels by which four points may miss a rectangle
 
 
@@ -47,9 +50,12 @@ def write_cvat(
             losses = _fill(archive, tasks, schema, read_media, progress)
         part.replace(out)
     except OSError as error:
-        raise StoreError(f"{out} cannot be written: {error.strerror}.", remedy="Free space, or name another.") from error
+        raise StoreError(
+            f"{out} cannot be written: {error.strerror}.", remedy="Free space, or name another."
+        ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
     return [f"{count} {what}." for what, count in losses.items()]
 
 
@@ -107,7 +113,8 @@ def _document(images: Mapping[str, Element], specs: Sequence[Mapping[str, Any]])
     for number, name in enumerate(sorted(images)):  # CVAT sorts by name, and falls back on this number
         images[name].set("id", str(number))
         root.append(images[name])
-    return tostring(root, encoding="utf-8", xml_declaration=True)
+    document: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
+    return document
 
 
 def _label(parent: Element, spec: Mapping[str, Any]) -> Element:
@@ -133,7 +140,7 @@ class _Image:
         self._schema = schema
         self._labels = labels
         self._losses = losses
-        self._size = ImageSize(task.width, task.height, task.orientation)
+        self._size = task.size
         self._groups = 0
 
     def element(self, name: str) -> Element:
@@ -194,17 +201,16 @@ class _Image:
             raise ValueError("they have no place in the image")
 
     def _box(self, box: list[float], geometry: Mapping[str, Any]) -> Element:
-        rotation = 0.0
         corners = self._shown(box)
-        rings = geometry.get("polygons") or ()
+        sides: list[float] = [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()]
+        rotation = 0.0
+        rings = geometry.get("polygons") or []
         turned = _rectangle(self._shown(rings[0])) if len(rings) == 1 and len(rings[0]) == 8 else None
         if turned is not None:
-            *sides, rotation = turned
-        else:
-            sides = [*corners.min(axis=0), *corners.max(axis=0)]
-            if geometry:
-                self._losses["boxes have a geometry that is no rectangle; only the box is written"] += 1
-        places = {name: _float(side) for name, side in zip(("xtl", "ytl", "xbr", "ybr"), sides, strict=True)}
+            sides, rotation = turned
+        elif geometry:
+            self._losses["boxes have a geometry that is no rectangle; only the box is written"] += 1
+        places = {name: _float(side) for name, side in zip(_SIDES, sides, strict=True)}
         return Element("box", places | ({"rotation": _float(rotation)} if rotation else {}))
 
     def _skeleton(self, keypoints: Sequence[float]) -> Element:
@@ -219,7 +225,7 @@ class _Image:
             SubElement(skeleton, "points", {"label": name, "source": "file", **flags, "points": _points([point])})
         return skeleton
 
-    def _shown(self, pairs: Any) -> np.ndarray:
+    def _shown(self, pairs: Any) -> NDArray[np.float64]:
         points = to_shown(np.asarray(pairs, np.float64).reshape(-1, 2), self._size)
         if not np.isfinite(points).all():
             raise ValueError("a coordinate is not a number")
@@ -260,7 +266,7 @@ def _float(value: float) -> str:
     return repr(float(value))
 
 
-def _rectangle(ring: np.ndarray) -> tuple[float, float, float, float, float] | None:
+def _rectangle(ring: NDArray[np.float64]) -> tuple[list[float], float] | None:
     """Sides and clockwise degrees of a turned rectangle (4, 2), None for another shape."""
     across, down = ring[1] - ring[0], ring[3] - ring[0]
     if across[0] * down[1] - across[1] * down[0] < 0:  # a mirrored image has its corners the other way round
@@ -272,4 +278,4 @@ def _rectangle(ring: np.ndarray) -> tuple[float, float, float, float, float] | N
         return None
     x, y = ring.mean(axis=0).tolist()
     degrees = math.degrees(math.atan2(across[1], across[0])) % 360
-    return x - width / 2, y - height / 2, x + width / 2, y + height / 2, degrees
+    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2], degrees

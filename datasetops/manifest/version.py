@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,12 @@ class Version:
         rows = self.table("annotations")
         rows = rows.filter(pc.is_null(rows["role"]))
         return rows if columns is None else rows.select(columns)
+
+    def annotations_of(self, sample_ids: Sequence[str]) -> pa.Table:
+        """All annotations of some samples, votes too, in key order."""
+        owners = self.table("annotations", ["annotation_id", "sample_id"])
+        mine = owners.filter(pc.is_in(owners["sample_id"], pa.array(list(sample_ids), pa.string())))
+        return self.state("annotations").rows(mine["annotation_id"].combine_chunks())
 
     def samples(self) -> pd.DataFrame:
         """One row a sample; columns as in datasetops.records.SAMPLES, `metadata` as dict (empty where there is none)."""

@@ -41,6 +41,13 @@ class Media:
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}.", remedy="Check the file's permissions.") from None
 
+    def locate(self, uri: str) -> str:
+        """Where the media is: an absolute path, or s3://bucket/key."""
+        if uri.startswith(_SCHEME):
+            key = _object_key(uri)
+            return f"{self._store.url}/{key}" if "://" in self._store.url else str(self._store.path(key))
+        return uri if "://" in uri else str((self._root or Path()).absolute() / uri)
+
     def add(self, data: bytes, *, sha256: str, path: str) -> str:
         """Copy a file into the store, once; returns its uri."""
         uri = media_uri(sha256, path)

@@ -85,6 +85,11 @@ class Connection:
     def get(self, path: str, *, timeout: float = _QUICK, **params: Any) -> Any:
         return self.call("GET", path, params=params, timeout=timeout, again=True)
 
+    def fetch(self, path: str) -> bytes | None:
+        """A file that the server serves, None where it does not."""
+        answer = self._http.request(path.lstrip("/"), method="GET", request_options={"max_retries": 0})
+        return bytes(answer.content) if answer.status_code == 200 else None
+
     def call(
         self,
         method: str,

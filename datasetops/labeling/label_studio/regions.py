@@ -51,13 +51,16 @@ def results_of(rows: Iterable[Row], schema: LabelSchema, size: ImageSize) -> lis
     return results
 
 
-def regions_of(results: Iterable[Result], schema: LabelSchema, size: ImageSize) -> tuple[list[Region], list[str]]:
-    """What an annotator's results say, and sentences about what is not understood."""
+def regions_of(
+    results: Iterable[Result], schema: LabelSchema, size: ImageSize
+) -> tuple[list[Region], list[str], list[str]]:
+    """What an annotator's results say, sentences about what was left out, and about what looks wrong."""
     groups: dict[str, dict[str, Result]] = defaultdict(dict)
+    unread: list[str] = []
     problems: list[str] = []
     for result in results:
         if not isinstance(result, dict) or "from_name" not in result or not isinstance(result.get("value"), dict):
-            problems.append("a result without control or value was left out")
+            unread.append("a result without control or value was left out")
             continue
         groups[str(result.get("id", result["from_name"]))][result["from_name"]] = result
     whole = {name: group[name] for group in groups.values() for name in group if name in _whole_image_names(schema)}
@@ -67,12 +70,12 @@ def regions_of(results: Iterable[Result], schema: LabelSchema, size: ImageSize) 
         kind = next((kind for kind in schema.kinds if kind != "classification" and kind in group), None)
         if kind is None:
             known = whole.keys() | {VISIBILITY, INSTANCE, TRANSCRIPTION} | set(attribute_names(schema).values())
-            problems += [f"the control {control!r} is not the schema's" for control in group if control not in known]
+            unread += [f"the control {control!r} is not the schema's" for control in group if control not in known]
             continue
         label, point = _class_of(kind, group[kind], schema)
         if label is not None and schema.find(label) is None:
             near = schema.nearest(label)
-            problems.append(f"the schema has no class {label!r}" + (f"; did you mean {near!r}?" if near else ""))
+            unread.append(f"the schema has no class {label!r}" + (f"; did you mean {near!r}?" if near else ""))
             continue
         owner, number = _owner(name, kind, group, point)
         parts[owner, kind, label].append((number, group))
@@ -80,13 +83,13 @@ def regions_of(results: Iterable[Result], schema: LabelSchema, size: ImageSize) 
         try:
             values = _values(kind, label, [group for _, group in sorted(groups_of_one, key=_first)], schema, size)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            problems.append(f"a region of {kind} cannot be read: {type(error).__name__}: {error}")
+            unread.append(f"a region of {kind} cannot be read: {type(error).__name__}: {error}")
             continue
         outside = _outside(values, size)
         if outside:
             problems.append(f"a region of {kind} {outside}")
         regions.append(Region(name, values))
-    return regions, problems
+    return regions, unread, problems
 
 
 # --- rows to results ----------------------------------------------------------------------------------------------

@@ -1,0 +1,426 @@
+"""Bring answers back as one new version: who said what, what it was merged into, and what somebody else changed meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from datasetops.labeling.answers import Row, Wanted, attach, same_content, wanted_rows
+from datasetops.labeling.base import Answer, AnsweredTask, ImageSize, LabelServer, Pulled
+from datasetops.labeling.batch import Batch, Project, batches, image_sizes, save_project
+from datasetops.labeling.consensus import agreement, answer_of_rows, cleanlab_consensus
+from datasetops.labeling.push import rows_by_sample
+from datasetops.ledger import Event
+from datasetops.manifest import Change, Conflict, Repository, Version
+from datasetops.progress import Progress, no_progress
+from datasetops.records import canonical_json, sha256_hex
+from datasetops.schema import LabelSchema
+
+RULES = ("majority", "cleanlab")
+Probabilities = Mapping[str, Any]  # sample_id → (K,) class probabilities in the schema's order
+
+
+@dataclass(frozen=True)
+class PullResult:
+    """`version` is the new version, None where nothing in it had to change. Counts are of answers that changed.
+
+    `conflicts` are rows that somebody else changed since they were pushed: theirs stay. `unused` are answers that could
+    not be read whole; they are looked at again in every pull.
+    """
+
+    version: str | None
+    answers: int
+    skipped: int
+    withdrawn: int
+    samples: int
+    annotations: Mapping[str, int]
+    conflicts: tuple[Conflict, ...]
+    unused: tuple[Mapping[str, Any], ...]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in ("version", "answers", "skipped", "withdrawn", "samples")}
+        plain |= {"annotations": dict(self.annotations), "conflicts": [c.as_dict() for c in self.conflicts]}
+        return plain | {"unused": [dict(item) for item in self.unused], "warnings": list(self.warnings)}
+
+
+@dataclass
+class _Plan:
+    """What a pull is going to write."""
+
+    put: dict[str, Row] = field(default_factory=dict)
+    remove: set[str] = field(default_factory=set)
+    conflicts: list[Conflict] = field(default_factory=list)
+    heads: list[dict[str, Any]] = field(default_factory=list)
+    unused: list[dict[str, Any]] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def pull(
+    repository: Repository,
+    project: Project,
+    server: LabelServer,
+    *,
+    rule: str = "majority",
+    probabilities: Probabilities | None = None,
+    branch: str = "main",
+    message: str | None = None,
+    progress: Progress = no_progress,
+) -> PullResult:
+    """Bring back what changed since the last pull of a project, as one new version of a branch, or none.
+
+    A pull that is interrupted leaves nothing behind; the next one does its work.
+    """
+    mine = {batch.name: batch for batch in batches(repository, project.name)}
+    sizes = _Sizes(repository, mine.values())
+    expected = sum(len(batch.samples) for batch in mine.values())
+    pulled = server.pull(project.cursor, sizes, expected=expected, again=project.again)
+    result, again = apply(
+        repository, project, mine, pulled, server, rule=rule, probabilities=probabilities, branch=branch,
+        message=message, progress=progress,
+    )  # fmt: skip
+    if dict(pulled.cursor) != dict(project.cursor) or tuple(again) != project.again:
+        save_project(repository, project.with_cursor(pulled.cursor, again))
+    return result
+
+
+def apply(
+    repository: Repository,
+    project: Project,
+    mine: Mapping[str, Batch],
+    pulled: Pulled,
+    tool: Any,
+    *,
+    rule: str = "majority",
+    probabilities: Probabilities | None = None,
+    branch: str = "main",
+    message: str | None = None,
+    progress: Progress = no_progress,
+) -> tuple[PullResult, list[str]]:
+    """(what came of it, tasks to look at again). Commits the answers of a server or of an exchange file."""
+    if rule not in RULES:
+        raise ValueError(f"rule: expected one of {', '.join(RULES)}; got {rule!r}")
+    head = repository.version(branch)
+    known = answer_heads(repository, project.name)
+    tasks = [task for task in pulled.tasks if task.batch in mine and _is_news(task, known)]
+    if not tasks and pulled.present is None:
+        return _result(None, _Plan(warnings=list(pulled.warnings)), [], {}), list(project.again)
+    name = f"{tool.name} {tool.version}"
+    plan = _plan(repository, head, mine, tasks, known, name, rule, probabilities, progress)
+    plan.warnings += pulled.warnings
+    removed = _deleted(mine, pulled, known)
+    plan.heads += removed
+    record = canonical_json({"project": project.name, "tasks": plan.heads, "conflicts": _told(plan.conflicts)})
+    event = Event("label-pull", repository.settings.actor)
+    key = f"labeling/answers/{project.name}/{event.time[:10]}-{event.event_id}.json"
+    event = Event(
+        "label-pull",
+        repository.settings.actor,
+        inputs={"batches": sorted({task.batch for task in tasks}), "schema": project.schema, "guide": project.guide},
+        outputs={"files": {key: sha256_hex(record)}},
+        parameters={"project": project.name, "tool": tool.name, "tool_version": tool.version, "rule": rule},
+        event_id=event.event_id,
+        time=event.time,
+    )
+    repository.store.put(key, record)
+    change = Change(
+        annotations=[_stored(row) for row in plan.put.values()] or None, remove_annotations=sorted(plan.remove)
+    )
+    made = None
+    counts: Mapping[str, int] = {}
+    if plan.put or plan.remove:
+        text = message or f"Answers of {len(tasks)} tasks from {project.name} ({tool.name})"
+        committed = repository.commit(change, message=text, event=event, branch=branch, parent=head)
+        if committed.changed:
+            made, counts = committed.version.name, committed.counts["annotations"]
+    if made is None and plan.heads:
+        repository.ledger.record(event)
+    return _result(made, plan, tasks, counts), plan.again
+
+
+def answer_heads(repository: Repository, project: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the last pull that saw a task says of it, by (sample_id, batch): its answers without their regions."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    entries = [
+        entry
+        for entry in repository.ledger.backwards()
+        if entry.event.kind == "label-pull" and entry.event.parameters.get("project") == project
+    ]
+    for entry in reversed(entries):
+        for key in entry.event.outputs["files"]:
+            for task in json.loads(repository.store.get(key))["tasks"]:
+                found[task["sample_id"], task["batch"]] = task
+    return found
+
+
+@dataclass(frozen=True)
+class FreshHeads:
+    """Heads as `answer_heads` has them, of tasks that changed since the last pull."""
+
+    tasks: Mapping[tuple[str, str], Mapping[str, Any]]
+    warnings: tuple[str, ...]
+
+
+def heads_of(repository: Repository, project: Project, mine: Mapping[str, Batch], server: LabelServer) -> FreshHeads:
+    """What a pull would find, without writing anything."""
+    expected = sum(len(batch.samples) for batch in mine.values())
+    pulled = server.pull(project.cursor, _Sizes(repository, mine.values()), expected=expected)
+    known = answer_heads(repository, project.name)
+    tasks = [task for task in pulled.tasks if task.batch in mine and _is_news(task, known)]
+    heads = {}
+    for batch in mine.values():
+        group = _merged_tasks([task for task in tasks if task.batch == batch.name])
+        base = rows_by_sample(repository.version(batch.version), sorted(group)) if group else {}
+        sizes = image_sizes(repository, batch, sorted(group)) if group else {}
+        for sample, task in group.items():
+            began = base.get(sample, [])
+            answers = [attach(answer, began, repository.version(batch.version).schema) for answer in task.answers]
+            heads[sample, batch.name] = _head(task, answers, began, batch, sizes.get(sample))
+    heads |= {(head["sample_id"], head["batch"]): head for head in _deleted(mine, pulled, known)}
+    return FreshHeads(heads, pulled.warnings)
+
+
+def _plan(
+    repository: Repository,
+    head: Version,
+    mine: Mapping[str, Batch],
+    tasks: Sequence[AnsweredTask],
+    known: Mapping[tuple[str, str], Mapping[str, Any]],
+    tool: str,
+    rule: str,
+    probabilities: Probabilities | None,
+    progress: Progress,
+) -> _Plan:
+    plan = _Plan()
+    now = _all_rows(head, [task.sample_id for task in tasks])
+    samples = _samples(head, [task.sample_id for task in tasks])
+    order = {name: position for position, name in enumerate(sorted(mine, key=lambda n: int(mine[n].version[1:])))}
+    by_batch: dict[str, list[AnsweredTask]] = {}
+    for task in sorted(tasks, key=lambda task: (order[task.batch], task.sample_id, task.task_id)):
+        by_batch.setdefault(task.batch, []).append(task)
+    steps = iter(progress(range(len(tasks)), len(tasks), "Reading answers"))
+    for name, group in by_batch.items():
+        batch = mine[name]
+        started = repository.version(batch.version)
+        ids = sorted({task.sample_id for task in group})
+        base, then = rows_by_sample(started, ids), _samples(started, ids)
+        sizes = image_sizes(repository, batch, ids)
+        merged = _merged_tasks(group)
+        attached = {
+            sample: tuple(attach(answer, base.get(sample, []), started.schema) for answer in task.answers)
+            for sample, task in merged.items()
+        }
+        decided = _decide(attached, started.schema, rule, probabilities)
+        for sample, task in merged.items():
+            next(steps, None)
+            answers = attached[sample]
+            plan.heads.append(_head(task, answers, base.get(sample, []), batch, sizes.get(sample)))
+            unread = [(answer, sentence) for answer in answers for sentence in answer.unread]
+            plan.warnings += [f"{sample} ({a.actor}): {sentence}" for a in answers for sentence in a.problems]
+            if unread:
+                plan.again.append(task.task_id)
+                plan.unused += [
+                    {"sample_id": sample, "batch": name, "actor": a.actor, "problem": sentence}
+                    for a, sentence in unread
+                ]
+                continue
+            wanted = wanted_rows(
+                sample, answers, base.get(sample, []), batch, started.schema,
+                tool=tool, size=sizes[sample], rule=rule, decided=decided,
+            )  # fmt: skip
+            _merge(
+                plan,
+                sample,
+                wanted,
+                base.get(sample, []),
+                now.get(sample, {}),
+                then.get(sample),
+                samples.get(sample),
+                mine,
+            )
+    for _ in steps:
+        pass
+    return plan
+
+
+def _merge(
+    plan: _Plan,
+    sample: str,
+    wanted: Wanted,
+    base: Sequence[Row],
+    now: Mapping[str, Row],
+    then: Mapping[str, Any] | None,
+    today: Mapping[str, Any] | None,
+    mine: Mapping[str, Batch],
+) -> None:
+    """Three-way, row by row: what only the answers changed is taken, what somebody else changed too is a conflict."""
+    if today is None or (then and then["sha256"] != today["sha256"]):
+        plan.conflicts.append(Conflict("samples", sample, sample, _shown(then), _shown(today), _shown(then)))
+        return
+    before = {row["annotation_id"]: row for row in base}
+    ours = {key for key, row in now.items() if (row["answer"] or {}).get("batch") in mine}
+    for key, row in wanted.rows.items():
+        current = now.get(key)
+        if same_content(current, row) and (key not in before or _settled(current, row)):
+            continue
+        if key in ours or same_content(current, before.get(key)):
+            plan.put[key] = row
+        elif not same_content(row, before.get(key)):
+            plan.conflicts.append(
+                Conflict("annotations", key, sample, _shown(before.get(key)), _shown(current), _shown(row))
+            )
+    stale = {key for key in ours if key not in wanted.rows and now[key]["answer"]["batch"] in _batches_of(wanted, mine)}
+    for key in (wanted.gone | stale) & now.keys():
+        if key in ours or same_content(now[key], before.get(key)):
+            plan.remove.add(key)
+        else:
+            plan.conflicts.append(Conflict("annotations", key, sample, _shown(before.get(key)), _shown(now[key]), None))
+
+
+def _batches_of(wanted: Wanted, mine: Mapping[str, Batch]) -> set[str]:
+    told = {row["answer"]["batch"] for row in wanted.rows.values() if row.get("answer")}
+    return told or set(mine)
+
+
+def _settled(current: Mapping[str, Any] | None, row: Mapping[str, Any]) -> bool:
+    """Whether the row already says that these people said it."""
+    names = ("source", "actor", "derived_from")
+    return current is not None and all(current.get(name) == row.get(name) for name in names)
+
+
+def _decide(
+    answers: Mapping[str, Sequence[Answer]], schema: LabelSchema, rule: str, probabilities: Probabilities | None
+) -> Mapping[str, tuple[str, float]]:
+    """Classes by cleanlab's consensus over all answers of this pull, where that rule was asked for."""
+    if rule != "cleanlab" or "classification" not in schema.kinds or schema.multi_label:
+        return {}
+    votes = {
+        sample: {a.actor: r.values["label"] for a in given for r in a.regions if r.values["kind"] == "classification"}
+        for sample, given in answers.items()
+    }
+    several = {sample: by for sample, by in votes.items() if len(by) > 1}
+    if not several:
+        return {}
+    if probabilities is None:
+        raise ValueError("rule: cleanlab needs class probabilities: --probabilities FILE")
+    return cleanlab_consensus(several, schema.class_names, probabilities)
+
+
+def _head(
+    task: AnsweredTask, answers: Sequence[Answer], base: Sequence[Row], batch: Batch, size: ImageSize | None
+) -> dict[str, Any]:
+    """What is kept of a task for the status: no regions, but how the answers compare."""
+    gold = answer_of_rows(batch.gold[task.sample_id]) if task.sample_id in batch.gold else None
+    began = answer_of_rows(base) if base and batch.predictions else None
+    told = []
+    for answer in answers:
+        facts = asdict(answer)
+        for name in ("regions", "unread", "problems"):
+            facts.pop(name)
+        if answer.status == "done":
+            facts["regions"] = len(answer.regions)
+            facts["changed"] = any(region.changed for region in answer.regions) or len(answer.regions) != len(base)
+            facts["gold"] = agreement(answer, gold, size=size) if gold else None
+            facts["pre"] = agreement(answer, began, size=size) if began else None
+        told.append(facts)
+    return {"task_id": task.task_id, "sample_id": task.sample_id, "batch": task.batch, "answers": told}
+
+
+def _is_news(task: AnsweredTask, known: Mapping[tuple[str, str], Mapping[str, Any]]) -> bool:
+    before = known.get((task.sample_id, task.batch))
+    return bool(task.answers) or bool(before and before["answers"] and not before.get("deleted"))
+
+
+def _merged_tasks(tasks: Sequence[AnsweredTask]) -> dict[str, AnsweredTask]:
+    """One task a sample: doubles that an interrupted push left behind are one task with the answers of both."""
+    merged: dict[str, AnsweredTask] = {}
+    for task in tasks:
+        if first := merged.get(task.sample_id):
+            task = AnsweredTask(first.task_id, first.sample_id, first.batch, first.answers + task.answers)
+        merged[task.sample_id] = task
+    return merged
+
+
+def _deleted(
+    mine: Mapping[str, Batch], pulled: Pulled, known: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Tasks that somebody deleted in the tool. Their answers stay; that they were deleted is recorded."""
+    if pulled.present is None:
+        return []
+    there = pulled.present
+    lost = [(s, name) for name, batch in mine.items() for s in batch.samples if (s, name) not in there]
+    return [
+        {
+            "task_id": None,
+            "sample_id": sample,
+            "batch": name,
+            "answers": [],
+            **known.get((sample, name), {}),
+            "deleted": True,
+        }
+        for sample, name in lost
+        if not known.get((sample, name), {}).get("deleted")
+    ]
+
+
+def _all_rows(version: Version, ids: Sequence[str]) -> dict[str, dict[str, Row]]:
+    rows: dict[str, dict[str, Row]] = {}
+    for row in version.annotations_of(ids).to_pylist():
+        for name in ("geometry", "attributes", "answer"):
+            row[name] = json.loads(row[name]) if row[name] else None
+        rows.setdefault(row["sample_id"], {})[row["annotation_id"]] = row
+    return rows
+
+
+def _samples(version: Version, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    wanted = pa.array(sorted(set(ids)), pa.string())
+    rows = version.state("samples").rows(wanted, ["sample_id", "sha256", "uri"]).to_pylist()
+    return {row["sample_id"]: row for row in rows}
+
+
+def _stored(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("event_id",)}
+
+
+def _shown(row: Mapping[str, Any] | None) -> Any:
+    return None if row is None else dict(row)
+
+
+def _told(conflicts: Sequence[Conflict]) -> list[dict[str, Any]]:
+    return [conflict.as_dict() for conflict in conflicts]
+
+
+def _result(version: str | None, plan: _Plan, tasks: Sequence[AnsweredTask], counts: Mapping[str, int]) -> PullResult:
+    answers = [answer for task in tasks for answer in task.answers]
+    return PullResult(
+        version=version,
+        answers=sum(answer.status == "done" for answer in answers),
+        skipped=sum(answer.status == "skipped" for answer in answers),
+        withdrawn=sum(not task.answers for task in tasks),
+        samples=len({task.sample_id for task in tasks}),
+        annotations=counts,
+        conflicts=tuple(plan.conflicts),
+        unused=tuple(plan.unused),
+        warnings=tuple(plan.warnings),
+    )
+
+
+class _Sizes:
+    """Sizes of samples of some batches, the newest batch first."""
+
+    def __init__(self, repository: Repository, of: Any) -> None:
+        self._repository = repository
+        self._batches: list[Batch] = sorted(of, key=lambda batch: int(batch.version[1:]))
+
+    def __call__(self, sample_ids: Sequence[str]) -> dict[str, ImageSize]:
+        sizes: dict[str, ImageSize] = {}
+        for batch in self._batches:
+            inside = set(batch.samples).intersection(sample_ids)
+            if inside:
+                sizes |= image_sizes(self._repository, batch, sorted(inside))
+        return sizes

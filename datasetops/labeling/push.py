@@ -1,0 +1,208 @@
+"""Send samples of a version to be labeled."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datasetops.errors import DatasetOpsError, NotFoundError
+from datasetops.images import ImageError, read_header
+from datasetops.labeling.base import LabelServer, Task
+from datasetops.labeling.batch import Batch, Project, find_batch, image_sizes, save_batch
+from datasetops.ledger import Event
+from datasetops.manifest import Repository, Version
+from datasetops.progress import Progress, no_progress
+from datasetops.records import canonical_json, sha256_hex
+from datasetops.store.media import Media
+
+_TURNED = ("image/jpeg", "image/tiff", "image/webp", "image/png")  # formats that carry an EXIF orientation
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """`images` is a sentence that tells how the images get to the browser."""
+
+    batch: str
+    project: str
+    version: str
+    tasks: int
+    created: int
+    existing: int
+    removed: int
+    gold: int
+    with_predictions: int
+    images: str
+
+
+def make_batch(
+    repository: Repository,
+    version: Version,
+    sample_ids: Sequence[str],
+    project: Project,
+    *,
+    name: str | None = None,
+    gold: Sequence[str] = (),
+    overlap: int = 1,
+    predictions: bool = True,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Batch:
+    """The record of a batch; the same arguments give the same batch.
+
+    `sample_ids` are asked in their order. `gold` samples, whose annotations in the version are known to be right, are
+    mixed in at random places; the right answers stay here. Raises NotFoundError for unknown samples.
+    """
+    wanted = list(dict.fromkeys(sample_ids))
+    hidden = [name for name in dict.fromkeys(gold) if name not in set(wanted)]
+    if not wanted:
+        raise DatasetOpsError("There is nothing to push.", remedy="Choose other samples: --where, --batch.")
+    if overlap < 1:
+        raise ValueError(f"overlap: expected 1 or more annotators; got {overlap}")
+    everything = pa.array([*wanted, *hidden, *gold], pa.string())
+    there = version.state("samples").contains(everything)
+    if not there.all():
+        lost = [name for name, known in zip(everything.to_pylist(), there, strict=True) if not known]
+        raise NotFoundError(
+            f"{version.name} has no sample {lost[0]!r}" + (f" and {len(lost) - 1} others." if len(lost) > 1 else "."),
+            remedy="Choose samples of this version, or push the version that has them.",
+        )
+    order = list(wanted)
+    places = random.Random(seed)  # noqa: S311 (any order will do, as long as it is the same again)
+    for item in hidden:
+        order.insert(places.randint(0, len(order)), item)
+    right: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows_by_sample(version, list(gold)).values() if gold else ():
+        for annotation in row:
+            right[annotation["sample_id"]].append(plain_row(annotation))
+    if name is None:
+        same = [version.digest, order, sorted(gold), overlap, predictions, project.name]
+        name = f"{version.name}-{sha256_hex(canonical_json(same))[:8]}"
+    batch = Batch(
+        name=name,
+        project=project.name,
+        version=version.name,
+        samples=tuple(order),
+        gold={item: right.get(item, []) for item in sorted(set(gold))},
+        overlap=overlap,
+        predictions=predictions and not project.blind,
+        blind=project.blind,
+    )
+    if (stored := find_batch(repository, name)) and replace(stored, sizes={}) == batch:
+        return stored
+    batch = replace(batch, sizes=_unusual_sizes(repository, version, order, progress))
+    save_batch(repository, batch)
+    return batch
+
+
+def push(
+    repository: Repository,
+    batch: Batch,
+    server: LabelServer,
+    *,
+    images: str = "auto",
+    progress: Progress = no_progress,
+) -> PushResult:
+    """Make the tasks of a batch that do not exist yet. Run again after any interruption, it makes the rest."""
+    version = repository.version(batch.version)
+    media = Media(repository.store, repository.root)
+    rows = version.state("samples").rows(pa.array(batch.samples, pa.string()), ["sample_id", "uri"]).to_pylist()
+    uris = {row["sample_id"]: row["uri"] for row in rows}
+    places = [media.locate(uris[name]) for name in batch.samples]
+    addresses, how = server.image_addresses(places, lambda row: media.read(uris[batch.samples[row]]), images)
+    tasks = make_tasks(repository, batch, addresses)
+    counted = server.push(tasks, overlap=batch.overlap, progress=progress)
+    result = PushResult(
+        batch=batch.name,
+        project=batch.project,
+        version=batch.version,
+        tasks=len(tasks),
+        created=counted.created,
+        existing=counted.existing,
+        removed=counted.removed,
+        gold=len(batch.gold),
+        with_predictions=sum(bool(task.annotations) for task in tasks),
+        images=how,
+    )
+    if counted.created or not _recorded(repository, batch):
+        _record(repository, batch, server.name, server.version, result)
+    return result
+
+
+def make_tasks(repository: Repository, batch: Batch, addresses: Sequence[str]) -> list[Task]:
+    """The tasks of a batch, in its order, with the annotations to start from."""
+    version = repository.version(batch.version)
+    sizes = image_sizes(repository, batch, batch.samples)
+    shown = rows_by_sample(version, list(batch.samples)) if batch.predictions else {}
+    models = sorted({row["model"] or version.name for rows in shown.values() for row in rows})
+    tasks = []
+    for name, address in zip(batch.samples, addresses, strict=True):
+        rows = shown.get(name, [])
+        scores = [row["score"] for row in rows if row["score"] is not None]
+        score = min(scores) if scores and min(scores) >= 0 and max(scores) <= 1 else None
+        model = " + ".join(models) or None
+        tasks.append(Task(name, batch.name, address, sizes[name], tuple(rows), model, score))
+    return tasks
+
+
+def rows_by_sample(version: Version, sample_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The annotations that count, of some samples, with geometry and attributes as objects."""
+    table = version.annotations_of(sample_ids)
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in table.filter(pc.is_null(table["role"])).to_pylist():
+        for name in ("geometry", "attributes", "answer"):
+            row[name] = json.loads(row[name]) if row[name] else None
+        rows[row["sample_id"]].append(row)
+    return rows
+
+
+def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says, without where it came from."""
+    names = ("annotation_id", "kind", "label", "x1", "y1", "x2", "y2", "geometry", "text", "attributes")
+    return {name: row[name] for name in names if row[name] is not None}
+
+
+def _unusual_sizes(
+    repository: Repository, version: Version, names: Sequence[str], progress: Progress
+) -> dict[str, list[int]]:
+    """(width, height, orientation) of images that are shown turned, or whose size the version does not have."""
+    columns = ["sample_id", "uri", "width", "height", "media_type"]
+    rows = version.state("samples").rows(pa.array(names, pa.string()), columns).to_pylist()
+    unsure = [row for row in rows if not row["width"] or not row["height"] or row["media_type"] in (None, *_TURNED)]
+    media = Media(repository.store, repository.root)
+    sizes = {}
+    for row in progress(unsure, len(unsure), "Reading image headers"):
+        try:
+            header = read_header(media.read(row["uri"]))
+        except ImageError as error:
+            raise DatasetOpsError(
+                f"{row['uri']} cannot be shown to annotators: {error}.", remedy="Put the file back, or leave it out."
+            ) from None
+        if (header.orientation or 1) != 1 or not row["width"] or not row["height"]:
+            sizes[row["sample_id"]] = [header.width, header.height, header.orientation or 1]
+    return sizes
+
+
+def _recorded(repository: Repository, batch: Batch) -> bool:
+    return any(
+        entry.event.kind == "label-push" and entry.event.parameters.get("batch") == batch.name
+        for entry in repository.ledger.backwards()
+    )
+
+
+def _record(repository: Repository, batch: Batch, tool: str, release: str, result: PushResult) -> None:
+    commit = repository.version(batch.version).commit
+    event = Event(
+        "label-push",
+        repository.settings.actor,
+        inputs={"version": batch.version, "schema": commit.schema, "guide": commit.guide},
+        outputs={"files": {batch.key: sha256_hex(batch.to_bytes())}, "tasks": result.tasks, "created": result.created},
+        parameters={"batch": batch.name, "project": batch.project, "tool": tool, "tool_version": release},
+    )
+    repository.ledger.record(event)
