@@ -188,7 +188,7 @@ def verify(
     session: Session,
     version: Annotated[str | None, typer.Argument(help="Only this version.")] = None,
     all: Annotated[bool, typer.Option("--all", help="The whole repository (the default without a version).")] = False,
-    media: Annotated[bool, typer.Option("--media", help="Hash the images as well.")] = False,
+    media: Annotated[bool, typer.Option("--media", help="Hash the images of these versions as well.")] = False,
 ) -> None:
     """Check every object against its digest. Exit status 3 if anything is damaged."""
     from datasetops.manifest import verify as check
@@ -201,9 +201,9 @@ def verify(
         "damaged": [{"object": item.object, "problem": item.problem, "held": item.held} for item in damage],
     }
     scope = names[0] if names else "the repository"
-    lines = [f"{item.object}: {item.problem}; it held {item.held}" for item in damage]
+    lines = [f"{item.object}, {item.held}: {item.problem}" for item in damage]
     if damage:
-        lines.append("Put damaged objects back from a backup or another copy of the store, then verify again.")
+        lines.append("Put what is damaged or missing back from a backup or another copy, then verify again.")
     session.emit(answer, lines or f"{scope} is whole: every object hashes to its name.")
     if damage:
         raise typer.Exit(CHECK_FAILED)

@@ -22,7 +22,6 @@ from datasetops.formats.coco import CocoFormat
 from datasetops.formats.jsonfile import load_json
 from datasetops.labeling.base import Answer, AnsweredTask, ImageSize
 from datasetops.labeling.cvat_labels import UNANSWERED
-from datasetops.labeling.cvat_masks import decoded, encoded
 from datasetops.labeling.cvat_regions import (
     Found,
     Says,
@@ -38,6 +37,7 @@ from datasetops.labeling.cvat_regions import (
     turned_corners,
     unknown_classes,
 )
+from datasetops.labeling.masks import decoded, encoded
 from datasetops.labeling.orientation import mask_to_stored, to_stored
 from datasetops.records import Finding, canonical_json, sha256_hex
 from datasetops.schema import LabelSchema
@@ -196,8 +196,8 @@ def _stored(geometry: Mapping[str, Any], frame: ImageSize) -> dict[str, Any]:
         return {
             "polygons": [to_stored(np.reshape(ring, (-1, 2)), frame).ravel().tolist() for ring in geometry["polygons"]]
         }
-    triples = np.reshape(geometry["keypoints"], (-1, 3))
-    points = to_stored(triples[:, :2], frame)
-    return {
-        "keypoints": [v for (x, y), seen in zip(points.tolist(), triples[:, 2], strict=True) for v in (x, y, int(seen))]
-    }
+    triples = np.reshape(np.asarray(geometry["keypoints"], np.float64), (-1, 3))
+    if not np.isin(triples[:, 2], (0, 1, 2)).all():
+        raise ValueError("a keypoint's visibility is none of 0, 1, 2")
+    places = to_stored(triples[:, :2], frame).tolist()
+    return {"keypoints": [v for (x, y), seen in zip(places, triples[:, 2], strict=True) for v in (x, y, int(seen))]}

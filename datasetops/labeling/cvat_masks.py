@@ -1,18 +1,13 @@
-"""Masks as boolean arrays (height, width), as COCO's compressed RLE and as CVAT's runs.
-
-CVAT's runs go row by row through a bounding box, first of the background; COCO's go column by column through the image.
-"""
+"""Masks as CVAT's runs, which go row by row through a bounding box, first of the background."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from datasetops.formats.rle import run_lengths
+from datasetops.labeling.masks import check_size
 
 
 class Runs(NamedTuple):
@@ -23,19 +18,6 @@ class Runs(NamedTuple):
     top: int
     width: int
     height: int
-
-
-def decoded(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """The array of a sound RLE mask (`formats.rle.rle_fault` tells whether it is)."""
-    height, width = rle["size"]
-    runs = run_lengths(rle["counts"])
-    return np.repeat(np.arange(runs.size) % 2 == 1, runs).reshape(width, height).T
-
-
-def encoded(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """`{"size": [height, width], "counts": compressed text}`, as in the column `geometry`."""
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def to_runs(mask: NDArray[np.bool_]) -> Runs:
@@ -53,6 +35,9 @@ def to_runs(mask: NDArray[np.bool_]) -> Runs:
 
 def from_runs(runs: Runs, width: int, height: int) -> tuple[NDArray[np.bool_], int]:
     """The mask in an image of this size, and how many of its pixels lie outside and are cut off. Raises ValueError."""
+    check_size(width, height)
+    if runs.width > width or runs.height > height:
+        raise ValueError(f"the mask is larger than the image: {runs.width} x {runs.height} pixels")
     lengths = np.asarray(runs.runs, np.int64)
     if runs.width < 1 or runs.height < 1 or (lengths.size and lengths.min() < 0):
         raise ValueError("a side or a run of the mask is negative or zero")

@@ -21,7 +21,7 @@ from datasetops.formats.columns import parse_time
 from datasetops.labeling.base import Answer, AnsweredTask, ImageSize
 from datasetops.labeling.cvat_coco import read_coco
 from datasetops.labeling.cvat_labels import UNANSWERED
-from datasetops.labeling.cvat_masks import Runs, encoded, from_runs
+from datasetops.labeling.cvat_masks import Runs, from_runs
 from datasetops.labeling.cvat_regions import (
     Found,
     Says,
@@ -37,6 +37,7 @@ from datasetops.labeling.cvat_regions import (
     turned_corners,
     unknown_classes,
 )
+from datasetops.labeling.masks import encoded
 from datasetops.labeling.orientation import mask_to_stored, shown_size, to_stored
 from datasetops.records import canonical_json, sha256_hex
 from datasetops.schema import LabelSchema

@@ -229,9 +229,12 @@ def seen_as(size: ImageSize, width: int | None, height: int | None, *, turned: b
 
 def _number(text: str) -> int | float:
     try:
-        return int(text)
+        whole = int(text)
     except ValueError:
-        value = float(text)
+        whole = None
+    if whole is not None and abs(whole) < 2**63:
+        return whole
+    value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text!r} is not a number")
     return value

@@ -11,17 +11,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from pictures import photos
 from PIL import Image
 
-from datasetops.errors import FormatError, StoreError
+from datasetops.errors import StoreError
 from datasetops.formats.geometry import geometry_area
 from datasetops.labeling.base import AnsweredTask, ImageSize, Task
 from datasetops.labeling.cvat import CvatFiles
-from datasetops.labeling.cvat_masks import decoded, encoded, from_runs, to_runs
+from datasetops.labeling.masks import encoded
 from datasetops.labeling.orientation import to_shown
 from datasetops.progress import no_progress
 from datasetops.schema import LabelSchema, load_schema
@@ -332,117 +329,6 @@ def test_project_export_names_the_assignee_of_each_task(cells: LabelSchema, tmp_
     answered = read(file, cells, [task("s1"), task("s2")], actor=None)
     assert [answered[s].answers[0].actor for s in ("s1", "s2")] == ["ann", "bo"]
     assert answered["s1"].task_id == "task 1, image 0"
-
-
-BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;">]><annotations>&y;</annotations>'
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            EXPORT.replace("</image>", "</imag>", 1).encode(),
-            r"annotations.xml, line \d+, column \d+: broken XML: mismatched",
-        ),
-        (BOMB.encode(), r"XML with entities is refused"),
-        (b"<svg/>", r"begins with <svg>"),
-        (b"<annotations><track/></annotations>", r"it is a video's export"),
-        (b"<annotations><image id='0'/></annotations>", r"image 0 of the file has no name"),
-        (b"", r"line 1, column 1: broken XML: no element"),
-        (b"PK\x03\x04 no zip", r"line 1, column 3: broken XML"),
-        (b'{"images": [', r"line 1, column \d+: broken JSON"),
-        (b'{"images": []}', r"no list 'annotations'"),
-    ],
-)
-def test_broken_files_name_the_place(cells: LabelSchema, tmp_path: Path, content: bytes, message: str) -> None:
-    file = tmp_path / "annotations.xml"
-    file.write_bytes(content)
-    with pytest.raises(FormatError, match=message) as caught:
-        CvatFiles().read(file, cells, {}, actor=None)
-    assert str(file) in caught.value.message
-
-
-def test_broken_zips(cells: LabelSchema, tmp_path: Path) -> None:
-    write([task("s1")], cells, tmp_path / "out.zip")
-    data = bytearray((tmp_path / "out.zip").read_bytes())
-    data[data.index(b"annotations.xml") + 20] ^= 0xFF
-    damaged = tmp_path / "damaged.zip"
-    damaged.write_bytes(data)
-    with pytest.raises(FormatError, match=r"damaged\.zip cannot be unpacked"):
-        CvatFiles().read(damaged, cells, {}, actor=None)
-    empty = tmp_path / "empty.zip"
-    zipfile.ZipFile(empty, "w").close()
-    with pytest.raises(FormatError, match=r"holds neither annotations\.xml nor"):
-        CvatFiles().read(empty, cells, {}, actor=None)
-    with pytest.raises(FormatError, match=r"nowhere\.zip cannot be read: No such file"):
-        CvatFiles().read(tmp_path / "nowhere.zip", cells, {}, actor=None)
-
-
-def test_coco_export(everything: LabelSchema, tmp_path: Path) -> None:
-    mask = np.zeros((WIDTH, HEIGHT), bool)  # of the shown image, which is turned
-    mask[3:9, 5:7] = True
-    counts = np.diff(
-        np.concatenate([[0], np.flatnonzero(np.diff(mask.T.ravel().astype(int))) + 1, [mask.size]])
-    ).tolist()
-    built_in = {"occluded": False, "rotation": 0.0}
-    document = {
-        "images": [
-            {"id": 1, "file_name": "images/s1.jpg", "width": HEIGHT, "height": WIDTH, "date_captured": 0},
-            {"id": 2, "file_name": "s2.jpg", "width": HEIGHT, "height": WIDTH},
-        ],
-        "categories": [
-            {"id": 1, "name": "car"},
-            {"id": 2, "name": "car (keypoints)", "keypoints": ["nose", "left eye", "right eye"]},
-            {"id": 3, "name": "carr"},
-        ],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 10, 5], "segmentation": [], "area": 50, "iscrowd": 0,
-             "attributes": built_in | {"parked": True, "lane": 2.0, "colour": "red", "dsops_id": "a1"}},
-            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [5, 3, 2, 6], "iscrowd": 1, "attributes": built_in,
-             "segmentation": {"size": [WIDTH, HEIGHT], "counts": counts}},
-            {"id": 3, "image_id": 1, "category_id": 2, "bbox": [1, 1, 2, 2], "keypoints": [1, 1, 2, 3, 3, 1, 0, 0, 0]},
-            {"id": 4, "image_id": 1, "category_id": 3, "bbox": [1, 1, 2, 2]},
-            {"id": 5, "image_id": 1, "category_id": 1, "bbox": [10, 20, 20, 10], "attributes": {"rotation": 90.0}},
-            {"id": 6, "image_id": 1, "category_id": 1, "bbox": [1, 1, 0, 2]},
-        ],
-    }  # fmt: skip
-    tasks = [task("s1", orientation=6), task("s2", orientation=6)]
-    with zipfile.ZipFile(tmp_path / "coco.zip", "w") as archive:
-        archive.writestr("annotations/instances_default.json", json.dumps(document))
-    answered = read(tmp_path / "coco.zip", everything, tasks)
-    (answer,) = answered["s1"].answers
-    first, second, third, fourth = (region.values for region in answer.regions)
-    assert answer.regions[0].derived_from == "a1"
-    # Shown x runs down the stored image from its bottom: x 1 to 11 of 40 is y 29 to 39; y is x.
-    assert [first[side] for side in ("x1", "y1", "x2", "y2")] == [2, 29, 7, 39]
-    assert first["attributes"] == {"parked": True, "lane": 2.0, "colour": "red"}
-    stored = decoded(second["geometry"]["rle"])
-    assert stored.shape == (HEIGHT, WIDTH)
-    assert np.argwhere(stored).min(axis=0).tolist() == [33, 3]
-    assert int(stored.sum()) == 12
-    assert third["label"] == "car"
-    assert third["geometry"]["keypoints"][:6] == [1, 39, 2, 3, 37, 1]
-    assert len(fourth["geometry"]["polygons"][0]) == 8
-    text = "\n".join(answer.unread)
-    assert "has no class 'carr'; did you mean 'car'?" in text
-    assert "annotation 6 (image 1)" in text
-    assert answered["s2"].answers[0].regions == ()
-    assert answered["s2"].answers[0].unread == ()
-
-
-@given(arrays.arrays(bool, st.tuples(st.integers(1, 7), st.integers(1, 7))))
-@settings(deadline=None)
-def test_masks_in_both_forms(mask: np.ndarray) -> None:
-    np.testing.assert_array_equal(decoded(encoded(mask)), mask)
-    if mask.any():
-        runs = to_runs(mask)
-        again, cut = from_runs(runs, mask.shape[1], mask.shape[0])
-        np.testing.assert_array_equal(again, mask)
-        assert cut == 0
-        assert all(run > 0 for run in runs.runs[1:])
-    else:
-        with pytest.raises(ValueError, match="the mask is empty"):
-            to_runs(mask)
 
 
 def test_real_boxes(data: Path, cells: LabelSchema, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,7 @@ class Connection:
 
     def __init__(self, url: str, token: str) -> None:
         try:
+            import httpx
             from label_studio_sdk.client import LabelStudio
             from label_studio_sdk.core.api_error import ApiError
         except ImportError:
@@ -41,7 +43,10 @@ class Connection:
             ) from None
         self.url = url.rstrip("/")
         try:
-            self._http = LabelStudio(base_url=self.url, api_key=token)._client_wrapper.httpx_client
+            sessions = httpx.Client(follow_redirects=True)
+            weakref.finalize(self, sessions.close)
+            sdk = LabelStudio(base_url=self.url, api_key=token, timeout=_QUICK, httpx_client=sessions)
+            self._http = sdk._client_wrapper.httpx_client
         except ApiError as error:  # an expired personal access token
             raise self._refusal(error.status_code or 401, str(error.body)) from None
         self._version: str | None = None

@@ -8,7 +8,6 @@ point), `attribute_…`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Final
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
@@ -39,7 +38,7 @@ def label_config(schema: LabelSchema) -> str:
     """XML of a schema's interface; the same schema gives the same text."""
     view = Element("View")
     SubElement(view, "Image", name=IMAGE, value="$image", zoom="true", zoomControl="true", rotateControl="false")
-    keys = iter(_HOTKEYS)
+    keys = _Hotkeys(schema)
     for kind in schema.kinds:
         classes = [item for item in schema.classes if not item.deprecated and (not item.kinds or kind in item.kinds)]
         if kind == "classification":
@@ -50,6 +49,17 @@ def label_config(schema: LabelSchema) -> str:
         _attribute(view, schema, attribute, name)
     indent(view)
     return tostring(view, encoding="unicode") + "\n"
+
+
+class _Hotkeys:
+    """Each key once; a class whose name is a single character has that one, if it has only one task to stand in."""
+
+    def __init__(self, schema: LabelSchema) -> None:
+        self._own = {item.name for item in schema.classes if item.name in _HOTKEYS} if len(schema.tasks) == 1 else set()
+        self._others = iter([key for key in _HOTKEYS if key not in self._own])
+
+    def of(self, value: str) -> str | None:
+        return value if value in self._own else next(self._others, None)
 
 
 def attribute_names(schema: LabelSchema) -> dict[Attribute, str]:
@@ -100,7 +110,7 @@ def interface_changes(before: str, after: str) -> list[str]:
     return sorted(changes)
 
 
-def _whole_image(view: Element, schema: LabelSchema, classes: list[ClassDef], keys: Iterator[str]) -> None:
+def _whole_image(view: Element, schema: LabelSchema, classes: list[ClassDef], keys: _Hotkeys) -> None:
     several = "multiple" if schema.multi_label else "single"
     control = SubElement(view, "Choices", name=LABEL, toName=IMAGE, choice=several, showInline="true")
     if not schema.multi_label:
@@ -110,7 +120,7 @@ def _whole_image(view: Element, schema: LabelSchema, classes: list[ClassDef], ke
         _value(control, "Choice", item.name, item, keys)
 
 
-def _regions(view: Element, schema: LabelSchema, kind: str, classes: list[ClassDef], keys: Iterator[str]) -> None:
+def _regions(view: Element, schema: LabelSchema, kind: str, classes: list[ClassDef], keys: _Hotkeys) -> None:
     tag = _REGIONS[kind] if classes else "Rectangle"
     control = SubElement(view, tag, name=kind, toName=IMAGE)
     if tag in ("RectangleLabels", "Rectangle"):
@@ -135,11 +145,11 @@ def _regions(view: Element, schema: LabelSchema, kind: str, classes: list[ClassD
         SubElement(view, "TextArea", {"name": WHOLE_TEXT, "placeholder": "Text of the whole image", **text})
 
 
-def _value(control: Element, tag: str, value: str, item: ClassDef, keys: Iterator[str]) -> None:
+def _value(control: Element, tag: str, value: str, item: ClassDef, keys: _Hotkeys) -> None:
     element = SubElement(control, tag, value=value, background=item.colour)
     if item.definition:
         element.set("hint", item.definition)
-    if key := next(keys, None):
+    if key := keys.of(value):
         element.set("hotkey", key)
 
 

@@ -48,6 +48,8 @@ def set_up_project(
         created = connection.call("POST", "api/projects/", body={**settings, "label_config": config})
         found, said = created, [f"Made the project {settings['title']!r}: {connection.url}/projects/{created['id']}"]
     else:
+        if known and known.guide == guide_digest:  # the server keeps a cleaned form of it
+            del settings["expert_instruction"]
         said += _update(connection, found, settings, config, known, overwrite)
     interface = connection.get(f"api/projects/{found['id']}/")["label_config"]
     project = Project(name, TOOL, connection.url, found["id"], schema.digest, guide_digest, interface, blind)

@@ -31,6 +31,7 @@ from datasetops.labeling.label_studio.interface import (
     attribute_value,
     point_label,
 )
+from datasetops.labeling.masks import decoded, encoded
 from datasetops.labeling.orientation import mask_to_shown, mask_to_stored, shown_size, to_shown, to_stored
 from datasetops.schema import LabelSchema
 
@@ -64,7 +65,7 @@ def regions_of(
             continue
         groups[str(result.get("id", result["from_name"]))][result["from_name"]] = result
     whole = {name: group[name] for group in groups.values() for name in group if name in _whole_image_names(schema)}
-    regions = _classes(whole, groups, schema)
+    regions = _classes(whole, groups, schema, unread)
     parts: dict[tuple[str, str, str | None], list[tuple[int, dict[str, Result]]]] = defaultdict(list)
     for name, group in groups.items():
         kind = next((kind for kind in schema.kinds if kind != "classification" and kind in group), None)
@@ -74,8 +75,7 @@ def regions_of(
             continue
         label, point = _class_of(kind, group[kind], schema)
         if label is not None and schema.find(label) is None:
-            near = schema.nearest(label)
-            unread.append(f"the schema has no class {label!r}" + (f"; did you mean {near!r}?" if near else ""))
+            unread.append(_no_class(label, schema))
             continue
         owner, number = _owner(name, kind, group, point)
         parts[owner, kind, label].append((number, group))
@@ -211,20 +211,10 @@ def _percent(points: npt.ArrayLike, size: ImageSize) -> Floats:
 
 def _brush(geometry: Mapping[str, Any], size: ImageSize) -> list[int]:
     from label_studio_sdk.converter import brush
-    from pycocotools import mask as coco_mask
 
-    stored = coco_mask.decode(_compressed(geometry["rle"]))
-    shown = np.ascontiguousarray(mask_to_shown(stored, size)) * np.uint8(255)
-    runs: list[int] = [int(value) for value in brush.mask2rle(shown)]
+    shown = np.ascontiguousarray(mask_to_shown(decoded(geometry["rle"]), size))
+    runs: list[int] = [int(value) for value in brush.mask2rle(shown.astype(np.uint8) * 255)]
     return runs
-
-
-def _compressed(rle: Mapping[str, Any]) -> dict[str, Any]:
-    from pycocotools import mask as coco_mask
-
-    if isinstance(rle["counts"], list):
-        return dict(coco_mask.frPyObjects(dict(rle), *rle["size"]))
-    return dict(rle)
 
 
 # --- results to regions -------------------------------------------------------------------------------------------
@@ -235,7 +225,10 @@ def _whole_image_names(schema: LabelSchema) -> set[str]:
 
 
 def _classes(
-    whole: Mapping[str, Result], groups: Mapping[str, Mapping[str, Result]], schema: LabelSchema
+    whole: Mapping[str, Result],
+    groups: Mapping[str, Mapping[str, Result]],
+    schema: LabelSchema,
+    unread: list[str],
 ) -> list[Region]:
     """Regions of the whole image: its classes and its text."""
     attributes: dict[str, Any] = {}
@@ -244,6 +237,9 @@ def _classes(
             attributes |= _attributes(group, schema)
     regions = []
     for label in (whole.get(LABEL) or {"value": {}})["value"].get("choices") or ():
+        if schema.find(label) is None:
+            unread.append(_no_class(label, schema))
+            continue
         name = str(whole[LABEL].get("id", LABEL)) if not schema.multi_label else f"{LABEL}:{label}"
         values = {"kind": "classification", "label": label, "attributes": attributes or None}
         regions.append(Region(name, values))
@@ -251,6 +247,11 @@ def _classes(
         name = str(whole[WHOLE_TEXT].get("id", WHOLE_TEXT))
         regions.append(Region(name, {"kind": "text", "label": None, "text": "\n".join(_texts(texts))}))
     return regions
+
+
+def _no_class(label: str, schema: LabelSchema) -> str:
+    near = schema.nearest(label)
+    return f"the schema has no class {label!r}" + (f"; did you mean {near!r}?" if near else "")
 
 
 def _class_of(kind: str, result: Result, schema: LabelSchema) -> tuple[str | None, int | None]:
@@ -333,13 +334,10 @@ def _triples(groups: list[dict[str, Result]], schema: LabelSchema, size: ImageSi
 
 def _rle(runs: list[int], size: ImageSize) -> dict[str, Any]:
     from label_studio_sdk.converter import brush
-    from pycocotools import mask as coco_mask
 
     width, height = shown_size(size)
     shown = brush.decode_rle(runs).reshape(height, width, 4)[:, :, 3] >= _HALF
-    stored = np.asfortranarray(mask_to_stored(shown, size), dtype=np.uint8)
-    rle = coco_mask.encode(stored)
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
+    return encoded(mask_to_stored(shown, size))
 
 
 def _attributes(group: Mapping[str, Result], schema: LabelSchema) -> dict[str, Any]:
