@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
+LABEL_STUDIO = build/label-studio
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 DATA = ../shared/data
 ifneq ($(wildcard $(DATA)),)
@@ -15,8 +16,8 @@ demo: $(VENV)/.core
 	rm -rf demo
 	$(BIN)/dsops demo demo
 
-test: $(VENV)/.test
-	$(BIN)/pytest --numprocesses auto
+test: $(VENV)/.test $(LABEL_STUDIO)/.done
+	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
 test-fast: $(VENV)/.test
 	$(BIN)/pytest --numprocesses auto -m "not server"
@@ -30,7 +31,7 @@ lint: $(VENV)/.lint
 	cd build/lint && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p datasetops
 	cd build/lint && $(abspath $(BIN))/lint-imports --config ../../.importlinter
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench $(LABEL_STUDIO)/.done
 	$(BIN)/python benchmarks/run.py
 
 docs: $(VENV)/.core
@@ -42,15 +43,21 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(PIP) --editable '.[transformers,test]'
+	$(PIP) --editable '.[transformers,label-studio,test]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) --editable '.[transformers,test,lint]'
+	$(PIP) --editable '.[transformers,label-studio,test,lint]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.core
-	$(PIP) --editable '.[transformers,bench]'
+	$(PIP) --editable '.[transformers,label-studio,bench]'
+	touch $@
+
+# The annotation server has many requirements of its own, so it gets an environment of its own.
+$(LABEL_STUDIO)/.done: constraints-label-studio.txt
+	test -x $(LABEL_STUDIO)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO)
+	$(LABEL_STUDIO)/bin/python -m pip install --quiet --constraint constraints-label-studio.txt label-studio
 	touch $@
 
 clean:

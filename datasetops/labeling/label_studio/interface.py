@@ -48,7 +48,7 @@ def label_config(schema: LabelSchema) -> str:
     for attribute, name in attribute_names(schema).items():
         _attribute(view, schema, attribute, name)
     indent(view)
-    return tostring(view, encoding="unicode") + "\n"
+    return tostring(view, encoding="unicode")
 
 
 class _Hotkeys:

@@ -1,0 +1,160 @@
+"""A push that is cut off anywhere, on either side, and run again: each task exists once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from label_studio_server import TOKEN, Annotator, Server, new_server
+
+from datasetops.labeling import make_batch, open_project, pull, push, set_up
+from datasetops.labeling.label_studio.connection import LabelServerError
+from datasetops.manifest import Change, Repository
+from datasetops.schema import load_schema
+
+pytestmark = [pytest.mark.server, pytest.mark.xdist_group("label-studio")]
+
+ROOT = Path(__file__).parents[2]
+COUNT = 5_000
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of its own, that may be killed."""
+    server = new_server(tmp_path)
+    server.start()
+    monkeypatch.setenv("LABEL_STUDIO_URL", server.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
+    yield server
+    server.stop(signal.SIGKILL)
+
+
+def many(folder: Path) -> Repository:
+    """5,000 samples in a bucket that nobody looks into."""
+    repository = Repository.init(folder, load_schema(ROOT / "schemas" / "digits.yaml"))
+    samples = [
+        {"sample_id": f"s{n:04}", "uri": f"s3://bucket/{n}.bmp", "width": 8, "height": 8, "media_type": "image/bmp"}
+        for n in range(COUNT)
+    ]
+    labels = [
+        {"annotation_id": f"s{n:04}/label", "sample_id": f"s{n:04}", "kind": "classification", "label": str(n % 10)}
+        for n in range(COUNT)
+    ]
+    repository.commit(Change(samples=samples, annotations=labels), message="many")
+    return repository
+
+
+PUSH = """
+import sys
+from datasetops.labeling import choose_project, make_batch, open_project, push
+from datasetops.manifest import Repository
+repository = Repository.open(sys.argv[1])
+version = repository.version("v1")
+ids = version.table("samples", ["sample_id"])["sample_id"].to_pylist()
+project = choose_project(repository, None)
+print("ready", flush=True)
+push(repository, make_batch(repository, version, ids, project, name="b"), open_project(repository, project))
+"""
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+def samples_of(server: Server, project: int) -> list[str]:
+    found = server.connection.get(
+        "api/tasks/", timeout=120, project=project, page_size=20_000, include="id,data", fields="task_only"
+    )
+    return [task["data"]["sample_id"] for task in found["tasks"]]
+
+
+@pytest.mark.usefixtures("credentials")
+def test_server_killed_in_the_middle_of_a_push(tmp_path: Path, server: Server) -> None:
+    repository = many(tmp_path / "repository")
+    project, _ = set_up(repository, repository.version())
+    version = repository.version()
+    ids = version.table("samples", ["sample_id"])["sample_id"].to_pylist()
+    batch = make_batch(repository, version, ids, project, name="b")
+    connection = server.connection
+
+    def kill_once_some_are_there() -> None:
+        while connection.get(f"api/projects/{project.id}/")["task_number"] == 0:
+            time.sleep(0.02)
+        server.stop(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_once_some_are_there)
+    killer.start()
+    with pytest.raises(LabelServerError):
+        push(repository, batch, open_project(repository, project))
+    killer.join()
+
+    server.start()
+    before = len(samples_of(server, project.id))
+    assert 0 < before < COUNT
+    result = push(repository, batch, open_project(repository, project))
+    assert (result.created, result.existing) == (COUNT - before, before)
+    assert sorted(samples_of(server, project.id)) == ids
+
+
+@pytest.mark.usefixtures("credentials")
+def test_client_killed_at_any_moment_of_a_push(tmp_path: Path, server: Server) -> None:
+    repository = many(tmp_path / "repository")
+    project, _ = set_up(repository, repository.version())
+    command = [sys.executable, "-c", PUSH, str(tmp_path / "repository")]
+    for wait in (0.3, 0.9, 1.6, 2.4):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ))
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(wait)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL
+    )  # what a killed one's last request made late goes too
+    assert sorted(samples_of(server, project.id)) == [f"s{n:04}" for n in range(COUNT)]
+
+
+@pytest.mark.usefixtures("credentials")
+def test_a_pull_from_a_server_that_went_away_is_done_by_the_next(tmp_path: Path, server: Server) -> None:
+    repository = many(tmp_path / "repository")
+    project, _ = set_up(repository, repository.version())
+    batch = make_batch(repository, repository.version(), ["s0001", "s0002"], project)
+    push(repository, batch, open_project(repository, project))
+    tasks = Annotator(server, project.id).tasks()
+    Annotator(server, project.id).choose(tasks["s0001"], "7")
+    waiting = open_project(repository, project)
+    server.stop(signal.SIGKILL)
+    with pytest.raises(LabelServerError, match="cannot be reached"):
+        pull(repository, project, waiting)
+    assert len(list(repository.versions())) == 1
+    server.start()
+    assert pull(repository, project, open_project(repository, project)).version == "v2"
+
+
+def test_images_in_s3_are_shown_by_signed_addresses(tmp_path: Path, server: Server, s3: str) -> None:
+    import boto3
+    import httpx
+
+    bucket = s3.removeprefix("s3://").split("/")[0]
+    boto3.client("s3").put_object(Bucket=bucket, Key="p/7 ä.png", Body=b"picture")
+    repository = Repository.init(s3, load_schema(ROOT / "schemas" / "digits.yaml"))
+    sample = {"sample_id": "a", "uri": f"s3://{bucket}/p/7 ä.png", "width": 8, "height": 8, "media_type": "image/bmp"}
+    repository.commit(Change(samples=[sample]), message="one")
+    project, _ = set_up(repository, repository.version())
+    batch = make_batch(repository, repository.version(), ["a"], project)
+    result = push(repository, batch, open_project(repository, project))
+    assert "signed addresses" in result.images
+    address = Annotator(server, project.id).tasks()["a"]["data"]["image"]
+    assert httpx.get(address).content == b"picture"
