@@ -17,8 +17,10 @@ from datasetops.audits.probe import out_of_sample_probabilities
 from datasetops.records import Finding
 
 MIN_ITEMS_PER_CLASS = 2  # with fewer, an item of the class is never seen in training when it is judged
+_CLASSES = 2  # with fewer there is nothing to mistake a label for
 _SURE = 0.05  # given-label probability below which a flag is severity high if the suggestion is as sure
 _DOUBTFUL = 0.25
+_NAMED = 10  # classes that a sentence names at most
 
 
 @dataclass(frozen=True)
@@ -54,33 +56,48 @@ class LabelNoise:
     def run(self, context: AuditContext) -> CheckResult:
         if context.schema.multi_label:
             return _skipped("the schema allows several labels an image")
-        rows = context.annotations[context.annotations["kind"] == "classification"]
-        rows = rows[rows["label"].notna() & ~rows["sample_id"].duplicated(keep=False)]
+        given = context.annotations[context.annotations["kind"] == "classification"]
+        given = given[given["label"].notna()]
+        rows = given[~given["sample_id"].duplicated(keep=False)]
         if not len(rows):
             return _skipped("no image has exactly one class label")
         names = list(context.schema.class_names)
-        rows = rows[rows["label"].isin(names)]
+        left_out = _LeftOut(len(given))
+        left_out.add(len(given) - len(rows), "of images with several class labels")
+        in_use = rows["label"].isin(names)
+        left_out.of_classes(rows["label"][~in_use], "of classes that the schema no longer uses")
+        rows = rows[in_use]
         position = pd.Series(context.samples.index, index=context.samples["sample_id"])
         at = position[rows["sample_id"]].to_numpy()
         labels = pd.Categorical(rows["label"], categories=names).codes.astype(np.int64)
         summary: dict[str, Any] = {"classes": names}
         if context.probabilities is not None:
             probabilities = context.probabilities.to_numpy()[at]
+            known = ~np.isnan(probabilities).any(axis=1)
+            left_out.add(int((~known).sum()), "without probabilities")
             summary["probabilities"] = "supplied"
         else:
-            if len(np.unique(labels)) < MIN_ITEMS_PER_CLASS:
-                return _skipped("fewer than two classes are in use")
+            if len(np.unique(labels)) < _CLASSES:
+                return _skipped(f"fewer than two classes are in use{left_out.because}")
+            embeddings = context.embeddings()[at]
+            known = np.isfinite(embeddings).all(axis=1)
+            left_out.add(int((~known).sum()), "of images that cannot be read")
             groups = grouped_with_copies(context.samples).to_numpy()[at]
             probe = out_of_sample_probabilities(
-                context.embeddings()[at], labels, groups=groups, n_classes=len(names), seed=context.seed
+                embeddings, labels, groups=groups, n_classes=len(names), seed=context.seed
             )
             probabilities = probe.probabilities
             summary |= {"probabilities": "probe", "log_loss": round(probe.log_loss, 4)}
-        usable = ~np.isnan(probabilities).any(axis=1)
-        counts = np.bincount(labels[usable], minlength=len(names))
-        usable &= counts[labels] >= MIN_ITEMS_PER_CLASS
-        if not usable.any():
-            return _skipped("no class has two usable images")
+        many = np.bincount(labels[known], minlength=len(names))[labels] >= MIN_ITEMS_PER_CLASS
+        left_out.of_classes(rows["label"][known & ~many], "of classes with a single item")
+        usable = known & many & ~np.isnan(probabilities).any(axis=1)
+        left_out.of_classes(
+            rows["label"][known & many & ~usable], "of classes that one group of images or copies holds"
+        )
+        if len(np.unique(labels[usable])) < _CLASSES:
+            return _skipped(f"fewer than two classes can be judged{left_out.because}")
+        if left_out.count:
+            summary["left_out"] = left_out.sentence
         rows, labels, probabilities = rows[usable], labels[usable], np.ascontiguousarray(probabilities[usable])
         probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
         found = judge_labels(labels, probabilities, jobs=context.jobs)
@@ -131,6 +148,34 @@ def grouped_with_copies(samples: pd.DataFrame) -> pd.Series:
     size = n + len(uniques)
     graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(size, size))
     return pd.Series(connected_components(graph, directed=False)[1][:n], index=samples.index)
+
+
+class _LeftOut:
+    """Labels that are not judged, and why."""
+
+    def __init__(self, labels: int) -> None:
+        self.count = 0
+        self._labels = labels
+        self._reasons: list[str] = []
+
+    def add(self, count: int, reason: str) -> None:
+        if count:
+            self.count += count
+            self._reasons.append(f"{count:,} {reason}")
+
+    def of_classes(self, labels: pd.Series, reason: str) -> None:
+        named = sorted(labels.unique())
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        self.add(len(labels), f"{reason} ({', '.join(named[:_NAMED])}{more})")
+
+    @property
+    def because(self) -> str:
+        """The same behind another sentence."""
+        return f": {self.sentence}" if self.count else ""
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.count:,} of {self._labels:,} labels were not judged: {'; '.join(self._reasons)}"
 
 
 def _finding(row: Any, sample: Any, names: list[str], label: int, found: Judgement, i: int) -> Finding:

@@ -36,7 +36,10 @@ def write_report(
     *,
     progress: Progress = no_progress,
 ) -> None:
-    """Write the report of an audit to a file. Images that cannot be read are left blank and said to be."""
+    """Write the report of an audit to a file in a folder that exists; raises OSError where it cannot be written.
+
+    Images that cannot be read are left blank and said to be.
+    """
     from jinja2 import Environment, PackageLoader
 
     wanted = {name: _of_check(record, name) for name in record.info["checks"]}
@@ -72,7 +75,6 @@ def write_report(
         author=version.commit.author,
         totals={name: int(pc.sum(pc.equal(severity, name)).as_py() or 0) for name in reversed(SEVERITIES)},
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html, encoding="utf-8")
 
 

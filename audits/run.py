@@ -6,7 +6,7 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,7 @@ class AuditRecord:
     findings: pa.Table  # columns of records.FINDINGS, worst first within a check
     scores: pa.Table  # columns of SCORES: every item that a check scored, flagged or not
     summaries: Mapping[str, Any] = field(default_factory=dict)
+    reused: bool = False  # it was made by an earlier run
 
     @property
     def version(self) -> str:
@@ -70,17 +71,14 @@ def audit(
 
     `split` and `where` (a SQL condition as in `Version.where`) choose samples. `probabilities` are out-of-sample class
     probabilities from any model: index sample_id, one column a class; without them a probe on embeddings of `model`
-    makes them. The same inputs give the same findings, so a stored record is returned unless `again` is set.
-    Raises NotFoundError for an unknown check, ValueError for probabilities that do not fit.
+    makes them. The same inputs give the same findings, so a stored record is returned unless `again` is set or some
+    image could not be read for it. Raises NotFoundError for an unknown check and where not one image can be read,
+    ValueError for probabilities that do not fit.
     """
     names = _check_names(checks)
     table = version.table("samples")
     if split is not None:
-        known = [name for name in pc.unique(table["split"]).to_pylist() if name]
-        if split not in known:
-            raise NotFoundError(
-                f"{version.name} has no split {split!r}.", remedy=did_you_mean(split, known, noun="splits")
-            )
+        check_split(version, split)
         table = table.filter(pc.equal(table["split"], split))
     if where is not None:
         table = table.filter(pc.is_in(table["sample_id"], pa.array(version.where(where), pa.string())))
@@ -96,8 +94,9 @@ def audit(
         "seed": seed,
     }
     audit_id = sha256_hex(canonical_json([version.digest, parameters, _code_version()]))[:12]
-    if not again and (stored := _stored(repository, version, audit_id)) is not None:
-        return stored
+    stored = None if again else _stored(repository, version, audit_id)
+    if stored is not None and stored.info.get("unreadable") == 0:
+        return replace(stored, reused=True)
 
     annotations = version.labels()
     annotations = annotations.filter(pc.is_in(annotations["sample_id"], table["sample_id"].combine_chunks()))
@@ -121,6 +120,7 @@ def audit(
         check: Check = load_plugin("checks", name)()
         started = time.perf_counter()
         results[name] = check.run(context)
+        _refuse_without_images(embeddings.images, version)
         counts = pd.Series([finding.severity for finding in results[name].findings], dtype=object).value_counts()
         facts[name] = {
             "findings": len(results[name].findings),
@@ -137,6 +137,7 @@ def audit(
         "models": embeddings.models,
         "samples": len(samples),
         "annotations": len(annotations),
+        "unreadable": len(embeddings.unreadable()),
         "checks": facts,
     }
     record = AuditRecord(
@@ -150,14 +151,66 @@ def audit(
     return record
 
 
-def latest_audit(repository: Repository, version: Version) -> AuditRecord:
-    """The newest audit record of a version. Raises NotFoundError where there is none."""
+def latest_audit(repository: Repository, version: Version, audit_id: str | None = None) -> AuditRecord:
+    """What the audits of a version found: each check as the newest audit that ran it left it, or one audit alone.
+
+    `audit_id` may be the beginning of one. Of several audits, id and parameters are the newest one's.
+    Raises NotFoundError where there is none.
+    """
+    ran: dict[str, list[str]] = {}
     for entry in repository.ledger.backwards():
         if entry.event.kind == "audit" and entry.event.inputs.get("commit") == version.digest:
-            record = _stored(repository, version, str(entry.event.outputs["audit"]))
-            if record is not None:
-                return record
-    raise NotFoundError(f"{version.name} has not been audited.", remedy=f"Run: dsops audit {version.name}")
+            ran.setdefault(str(entry.event.outputs["audit"]), entry.event.parameters["checks"])
+    remedy = f"Run: dsops audit {version.name}"
+    if audit_id is not None:
+        if len(chosen := [name for name in ran if name.startswith(audit_id)]) != 1:
+            remedy = did_you_mean(audit_id, ran, noun="audits") if ran else remedy
+            raise NotFoundError(f"{version.name} has no audit {audit_id!r}.", remedy=remedy)
+        ran = {chosen[0]: ran[chosen[0]]}
+    newest: list[AuditRecord] = []
+    owner: dict[str, AuditRecord] = {}
+    for name, checks in ran.items():
+        if set(checks) <= owner.keys() or (record := _stored(repository, version, name)) is None:
+            continue
+        newest.append(record)
+        owner = dict.fromkeys(record.info["checks"], record) | owner
+    if not newest:
+        raise NotFoundError(f"{version.name} has not been audited.", remedy=remedy)
+    return AuditRecord(
+        newest[0].audit_id,
+        dict(newest[0].info) | {"checks": {name: owner[name].info["checks"][name] for name in sorted(owner)}},
+        _sorted(pa.concat_tables([_of_owned(record.findings, record, owner) for record in newest])),
+        pa.concat_tables([_of_owned(record.scores, record, owner) for record in newest]),
+        {name: record.summaries.get(name, {}) for name, record in owner.items()},
+        reused=True,
+    )
+
+
+def _of_owned(rows: pa.Table, record: AuditRecord, owner: Mapping[str, AuditRecord]) -> pa.Table:
+    mine = [name for name, one in owner.items() if one is record]
+    return rows.filter(pc.is_in(rows["check"], pa.array(mine, pa.string())))
+
+
+def check_split(version: Version, split: str) -> None:
+    """Raises NotFoundError, with the splits that there are, for one that the version does not have."""
+    known = [name for name in pc.unique(version.table("samples", ["split"])["split"]).to_pylist() if name]
+    if split not in known:
+        raise NotFoundError(
+            f"{version.name} has no split {split!r}.",
+            remedy=did_you_mean(split, known, noun="splits")
+            if known
+            else "None of its samples has a split yet. Place them with: dsops split train=0.8,val=0.1,test=0.1",
+        )
+
+
+def _refuse_without_images(images: StoredImages, version: Version) -> None:
+    """Not one image can be read: then the images are not where they were, and findings would say nothing."""
+    if images.faults and not images.any_read:
+        raise NotFoundError(
+            f"No image of {version.name} can be read from {images.folder()}: {next(iter(images.faults.values()))}",
+            remedy="Put the folder back, or ingest the images from where they are now. Checks that need no image still "
+            "run, by --check (dsops audit --list).",
+        )
 
 
 def ingest_findings(repository: Repository, version: Version) -> list[dict[str, Any]]:
@@ -197,6 +250,13 @@ class _Embeddings:
 
     def __call__(self) -> npt.NDArray[np.float32]:
         return self._array
+
+    def unreadable(self) -> set[int]:
+        """Rows of images that some check could not read or decode."""
+        rows = set(self.images.faults)
+        if "_array" in self.__dict__:  # it was asked for
+            rows |= set(np.flatnonzero(np.isnan(self._array[:, 0]) & self._samples["sha256"].notna()).tolist())
+        return rows
 
     @cached_property
     def _array(self) -> npt.NDArray[np.float32]:
@@ -273,13 +333,16 @@ def _stored(repository: Repository, version: Version, audit_id: str) -> AuditRec
     folder = _folder(version.name, audit_id)
     try:
         info = json.loads(repository.store.get(f"{folder}/audit.json"))
-        findings, scores = (
-            pq.read_table(io.BytesIO(repository.store.get(f"{folder}/{name}.parquet")), page_checksum_verification=True)
-            for name in ("findings", "scores")
-        )
+        findings, scores = (_table(repository.store.get(f"{folder}/{name}.parquet")) for name in ("findings", "scores"))
     except (NotFoundError, ValueError, pa.ArrowInvalid, OSError):
         return None
     return AuditRecord(audit_id, info, findings, scores, info.pop("summaries"))
+
+
+def _table(data: bytes) -> pa.Table:
+    """Read in this thread alone: a thread of Arrow's pool that lets go of Python bytes after Python has begun to end
+    aborts the process."""
+    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -26,7 +26,10 @@ def audit(
         Path | None, typer.Option(help="CSV or Parquet: sample_id (or uri) and a column a class, out-of-sample.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="builtin:NAME, hf:NAME[@REVISION] or local:DIR.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Where to write the HTML report.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Where to write the HTML report (default: VERSION-audit.html, replaced each time)."),
+    ] = None,
     fail_on: Annotated[str | None, typer.Option(help="Exit with status 3 on findings of low, medium or high.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same findings.")] = 0,
     again: Annotated[bool, typer.Option("--again", help="Compute it anew even if it was done before.")] = False,
@@ -36,6 +39,7 @@ def audit(
 
     Leaves a record with every finding and score, and a report to open in a browser.
     """
+    from datasetops.errors import NotFoundError
     from datasetops.plugins import load_plugin, plugin_names
     from datasetops.records import SEVERITIES
 
@@ -49,12 +53,18 @@ def audit(
     if fail_on is not None and fail_on not in SEVERITIES:
         raise ValueError(f"--fail-on: expected low, medium or high; got {fail_on!r}")
 
+    repository = session.repository
+    chosen = repository.version(version)
+    out = report or Path(f"{chosen.name}-audit.html")
+    if not out.parent.is_dir():
+        raise NotFoundError(
+            f"There is no folder {out.parent} to write the report to.", remedy="Make it, or name another."
+        )
+
     from datasetops.audits.probabilities import read_probabilities
     from datasetops.audits.report import write_report
     from datasetops.audits.run import audit as run_audit
 
-    repository = session.repository
-    chosen = repository.version(version)
     record = run_audit(
         repository,
         chosen,
@@ -67,9 +77,11 @@ def audit(
         again=again,
         progress=session.progress,
     )
-    out = report or Path(f"{record.version}-audit-{record.audit_id}.html")
+    if record.reused:
+        session.say(f"This audit of {record.version} was made before and is shown again; --again makes it anew.")
     write_report(repository, chosen, record, out, progress=session.progress)
-    answer = dict(record.info) | {"findings": len(record.findings), "report": str(out.absolute())}
+    answer = dict(record.info) | {"findings": len(record.findings), "reused": record.reused}
+    answer["report"] = str(out.absolute())
     session.emit(answer, _summary(record, out))
     if fail_on is not None and (worst := record.worst()) and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on):
         raise typer.Exit(CHECK_FAILED)
@@ -95,6 +107,8 @@ def _summary(record: Any, out: Path) -> list[str]:
             f"Of {noise['items']:,} labels about {noise['estimated_errors']:,.0f} may be wrong "
             "(an estimate from the model, not a bound).",
         ]
+    if "left_out" in noise:
+        lines += ["", f"label_noise: {noise['left_out']}."]
     worst = record.findings.slice(0, 5).to_pylist()
     if worst:
         lines += ["", "Worst first:", *table([f["severity"], f["uri"] or f["sample_id"], f["message"]] for f in worst)]
@@ -114,8 +128,9 @@ def findings(
     ] = False,
     format: Annotated[str | None, typer.Option(help="csv, json or parquet.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    audit: Annotated[str | None, typer.Option(help="Only this audit, by its id.")] = None,
 ) -> None:
-    """List, filter and export what the newest audit of a version found. Scores are in [0, 1]; 1 is clean."""
+    """List, filter and export what the newest audits of a version found, check by check. Scores are in [0, 1]; 1 is clean."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -125,11 +140,14 @@ def findings(
 
     if severity is not None and severity not in SEVERITIES:
         raise ValueError(f"--severity: expected low, medium or high; got {severity!r}")
-    record = latest_audit(session.repository, session.repository.version(version))
+    if all_scores and (severity or split or label):
+        raise ValueError("--all-scores has a score for every item, and takes no --severity, --split or --label")
+    chosen = session.repository.version(version)
+    record = latest_audit(session.repository, chosen, audit)
+    _check_filters(chosen, record, check or [], split, label)
     for name in check or []:
-        if name not in record.info["checks"]:
-            ran = ", ".join(record.info["checks"])
-            raise ValueError(f"--check: {name!r} was not part of the newest audit of {record.version} (it ran {ran})")
+        if reason := record.info["checks"][name].get("skipped"):
+            session.say(f"{name} was skipped: {reason}")
     rows = record.scores.sort_by("score") if all_scores else record.findings
     for column, values in (("check", check), ("severity", [severity]), ("split", [split]), ("given", [label])):
         if values and values != [None] and column in rows.column_names:
@@ -148,3 +166,26 @@ def findings(
     if len(rows) > len(shown):
         lines.append(f"… {len(rows) - len(shown):,} more; --out FILE.csv writes them all")
     session.emit(shown, lines if shown else "No findings.")
+
+
+def _check_filters(version: Any, record: Any, checks: list[str], split: str | None, label: str | None) -> None:
+    """Raises NotFoundError for a check that did not run, and for a split or class that the version does not have."""
+    from datasetops.audits.run import check_split
+    from datasetops.errors import NotFoundError, did_you_mean
+    from datasetops.plugins import plugin_names
+
+    for name in checks:
+        if name not in plugin_names("checks"):
+            remedy = did_you_mean(name, plugin_names("checks"), noun="checks")
+            raise NotFoundError(f"There is no check {name!r}.", remedy=remedy)
+        if name not in record.info["checks"]:
+            raise NotFoundError(
+                f"No audit of {record.version} ran {name}.", remedy=f"Run: dsops audit {record.version} --check {name}"
+            )
+    if split is not None:
+        check_split(version, split)
+    if label is not None:
+        known = {item.name for item in version.schema.classes}.union(record.findings["given"].to_pylist())
+        if label not in known:
+            remedy = did_you_mean(label, (name for name in known if name), noun="classes")
+            raise NotFoundError(f"{record.version} has no class {label!r}.", remedy=remedy)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datasetops.cli.session import Session, command
+from datasetops.cli.session import Session, command, table
 from datasetops.cli.versions import Branch, VersionName
+
+if TYPE_CHECKING:
+    from datasetops.splits import SplitResult
 
 Message = Annotated[str | None, typer.Option("--message", "-m", help="Message of the new version.")]
 Unseal = Annotated[str | None, typer.Option(help="Reason for changing a sealed split; it is recorded.")]
@@ -58,6 +61,9 @@ def ingest(
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the repository.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse the whole source if anything is wrong.")] = False,
+    overrule: Annotated[
+        bool, typer.Option("--overrule", help="Let the source replace what others changed since, too.")
+    ] = False,
     branch: Branch = "main",
     message: Message = None,
     unseal: Unseal = None,
@@ -66,7 +72,13 @@ def ingest(
 
     folder: one folder a class, or SPLIT/CLASS/image. table: CSV or Parquet with path, label and optional split, group,
     origin, license, consent, captured_at; other columns become metadata. coco: JSON. yolo: data.yaml with images/ and
-    labels/. voc: XML files. What is faulty is left out and told; ingesting the same again changes nothing.
+    labels/. voc: XML files. What is faulty is left out and told.
+
+    Images stay where they are, by absolute path outside of the repository's folder, unless --copy takes them in.
+
+    Ingesting again changes what the source says otherwise than last time; what others corrected since stays. Columns
+    that it does not have and empty cells leave values as they are. A table with sample_id or annotation_id and label,
+    such as one of `dsops findings --out` with a column label, corrects labels.
     """
     from datasetops.audits.sealed import sealed_split_guard
     from datasetops.ingest import ingest as bring_in
@@ -89,18 +101,23 @@ def ingest(
         branch=branch,
         message=message,
         unseal=unseal,
+        overrule=overrule,
         guard=sealed_split_guard(session.progress),
         progress=session.progress,
     )
-    lines = [
-        f"{result.version.name}: {result.samples:,} samples and {result.annotations:,} annotations from {source}"
-        + ("" if result.changed else "; nothing changed")
-    ]
+    lines = [result.effect]
     if result.kept:
-        lines.append(f"{result.kept:,} annotations were left as people or models corrected them.")
+        lines.append(f"{result.kept:,} labels were left as others made or changed them.")
     for finding in result.findings[:10]:
-        where = finding.uri or finding.sample_id or finding.annotation_id or source
+        where = finding.uri or finding.annotation_id or finding.sample_id or source
         session.say(f"{'rejected' if finding.severity == 'high' else 'note'}: {where}: {finding.message}")
+    for note in result.notes:
+        session.say(f"note: {note}")
+    if result.conflicts:
+        session.say(
+            f"{result.conflicts:,} labels were changed both by the source and by others since it was ingested last; "
+            "theirs stay. --overrule takes the source's."
+        )
     if len(result.findings) > 10:
         lines.append(
             f"{len(result.findings):,} findings in all; see them with: "
@@ -133,9 +150,28 @@ def split(
         session.repository, shares, seed=seed, seal=tuple(seal or ()), branch=branch, message=message
     )
     by_split = result.version.summary()["by_split"]
-    answer = {"version": result.version.name, "changed": result.changed, "by_split": by_split}
+    answer = {"version": result.version.name, "changed": result.changed, "by_split": by_split, "placed": result.placed}
     told = ", ".join(f"{name} {count:,}" for name, count in by_split.items())
-    session.emit(answer, f"{result.version.name}: {told}" + ("" if result.changed else "; nothing was left to place"))
+    lines = [f"{result.version.name}: {told}" + ("" if result.changed else "; nothing was left to place")]
+    session.emit(answer, lines + (_shares(result, shares) if result.changed else []))
+
+
+def _shares(result: SplitResult, shares: dict[str, float]) -> list[str]:
+    """What was asked for beside what came out, and why they differ."""
+    total = sum(result.placed.values())
+    rows = [
+        (name, f"{share:.1%}", f"{result.placed.get(name, 0) / total:.1%}", result.placed.get(name, 0))
+        for name, share in shares.items()
+    ]
+    lines = ["", *table(rows, header=("placed now", "asked", "got", "samples"))]
+    if any(abs(result.placed.get(name, 0) - share * total) >= 1 for name, share in shares.items()):
+        lines += [
+            "Shares are met on average: each group or image goes by a hash of its name, so that later ones move nothing.",
+            f"Groups and copies stay together: {total:,} samples in {result.units:,} units, the largest of {result.largest:,}.",
+        ]
+    if result.followed:
+        lines.append(f"{result.followed:,} samples went where others of their group or copies were already.")
+    return lines
 
 
 def export(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -143,7 +146,9 @@ def _report(session: Session, error: BaseException) -> int:
         message, remedy = "Out of memory.", "Take a part of the data (--where, --split), or a machine with more memory."
     elif isinstance(error, ValueError):
         status = 2
-    elif not isinstance(error, OSError):
+    elif isinstance(error, OSError):
+        message, remedy = _of_file(error)
+    else:
         message = f"Something unexpected happened: {type(error).__name__}: {message}"
         remedy = "This is a fault in dsops. Run the command again with --debug and report what it prints."
     if session.as_json:
@@ -152,6 +157,30 @@ def _report(session: Session, error: BaseException) -> int:
     if remedy:
         typer.echo(remedy, err=True)
     return status
+
+
+def _of_file(error: OSError) -> tuple[str, str]:
+    """What the system refused to do with a file, and what to do next."""
+    if error.filename is None:
+        text = re.sub(r"\[errno \d+\] ", "", str(error), flags=re.IGNORECASE) or type(error).__name__
+        return text if text.endswith(".") else f"{text}.", "Check the file's name, its folder and the rights to it."
+    path = Path(os.fsdecode(error.filename))
+    folder = path.parent
+    if isinstance(error, FileExistsError):
+        return f"{path} is there already, and is no folder.", "Name another place, or move it away."
+    if isinstance(error, FileNotFoundError) and not folder.is_dir():
+        return f"{path}: there is no folder {folder}.", "Make the folder, or name another place."
+    if isinstance(error, FileNotFoundError):
+        return f"{path} does not exist.", "Check its spelling."
+    if isinstance(error, IsADirectoryError):
+        return f"{path} is a folder, and a file is wanted.", "Name a file in it."
+    if isinstance(error, NotADirectoryError):
+        return f"{path}: a part of this path is a file, and no folder.", "Name another place."
+    if isinstance(error, PermissionError):
+        return f"{path} may not be read or written.", "Check the rights to it and to its folder, or name another place."
+    remedies = {errno.ENOSPC: "Free space there, or name another place.", errno.EDQUOT: "Free space there."}
+    reason = (error.strerror or type(error).__name__).lower()
+    return f"{path}: {reason}.", remedies.get(error.errno or 0, "Name another place, or check the disk.")
 
 
 def table(rows: Iterable[Iterable[Any]], header: Iterable[str] = ()) -> list[str]:

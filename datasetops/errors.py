@@ -72,7 +72,7 @@ def did_you_mean(name: str, valid: Iterable[str], *, noun: str) -> str:
     """A remedy for an unknown name: the nearest valid names first, then all of them (at most twenty)."""
     choices = sorted(set(valid))
     if not choices:
-        return f"There is no {noun} yet."
+        return f"There are no {noun} yet."
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
     shown = ", ".join(choices[:20]) + (", …" if len(choices) > 20 else "")
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""

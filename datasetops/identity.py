@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from datasetops.manifest import Version
 from datasetops.records import canonical_json, sha256_hex
+from datasetops.store.media import Media
 
 _ID_DIGITS = 24  # hex digits of the SHA-256: no collision to be expected among 10^12 images
 _SAME_BOX_IOU = 0.5
@@ -36,6 +42,46 @@ def sample_ids(rows: pd.DataFrame, existing: pd.DataFrame) -> list[str]:
         owner.setdefault(chosen, uri)
         ids.append(chosen)
     return ids
+
+
+@dataclass(frozen=True)
+class Known:
+    """Samples and annotations that a version has, looked up by what a source calls them."""
+
+    version: Version
+    media: Media
+
+    @cached_property
+    def has_images(self) -> bool:
+        """Whether the version has images, rather than names of images alone."""
+        return bool(pc.any(self.version.table("samples", ["sha256"])["sha256"].is_valid()).as_py())
+
+    def samples(self, ids: Sequence[str | None]) -> set[str]:
+        """Those of `ids` that are samples of the version."""
+        keys = pa.array(sorted({item for item in ids if item is not None}), pa.string())
+        found: set[str] = set(self.version.state("samples").rows(keys, ["sample_id"])["sample_id"].to_pylist())
+        return found
+
+    def at(self, uris: Sequence[str | None]) -> list[str | None]:
+        """For each uri the sample that has it, None where there is none; an absolute path may stand for a relative one."""
+        wanted = [None if uri is None else self.media.relative(uri) for uri in uris]
+        if not any(wanted):
+            return [None] * len(wanted)
+        table = self.version.table("samples", ["sample_id", "uri"]).combine_chunks()
+        rows = pc.index_in(pa.array(wanted, pa.string()), _flat(table["uri"]), skip_nulls=True)
+        found: list[str | None] = _flat(table["sample_id"]).take(rows).to_pylist()
+        return found
+
+    def annotations(self, ids: Sequence[str | None]) -> dict[str, tuple[str, str]]:
+        """Annotation → (sample, kind), for those of `ids` that are annotations of the version."""
+        keys = pa.array(sorted({item for item in ids if item is not None}), pa.string())
+        rows = self.version.state("annotations").rows(keys, ["annotation_id", "sample_id", "kind"])
+        return {row["annotation_id"]: (row["sample_id"], row["kind"]) for row in rows.to_pylist()}
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks()
+    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
 
 
 def match_regions(new: pd.DataFrame, old: pd.DataFrame) -> list[int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,25 +14,30 @@ import pyarrow.compute as pc
 from datasetops.errors import FormatError, RejectedError
 from datasetops.formats import detect_format, load_format
 from datasetops.formats.base import SCOPE, Parsed, ReadOptions
-from datasetops.identity import match_regions, region_name, sample_ids
+from datasetops.identity import Known, sample_ids
+from datasetops.ingest_merge import VALUES, Base, last_ingest, merged_samples, region_ids, settle
 from datasetops.ledger import Event
 from datasetops.manifest import MAIN, Change, CommitResult, Repository, Version
 from datasetops.manifest.commit import put_object
 from datasetops.media import ScanCache, scan_media
 from datasetops.progress import Progress, no_progress
-from datasetops.records import ANNOTATIONS, SAMPLES, Finding, canonical_json, findings_table
+from datasetops.records import ANNOTATIONS, SAMPLES, TABLES, Finding, canonical_json, findings_table
+from datasetops.schema import LabelSchema
 from datasetops.store.media import Media, media_uri
 from datasetops.store.source import SourceTree, open_source
 
+_LISTED: Final = 100  # rejected rows in the answer as JSON
+_OPS: Final = {"inserted": "added", "updated": "changed", "deleted": "removed"}
 Guard = Callable[[Repository, Version, pa.Table], None]  # (repository, newest version, samples to put)
 
 
 @dataclass(frozen=True)
 class IngestResult:
-    """`samples` and `annotations` are those of the source that were taken; `rejected` rows were left out.
+    """`samples` and `annotations` are those of the source that were understood; `rejected` rows were left out.
 
-    `kept` counts annotations that the source gives otherwise, or not at all, but that people or models changed since:
-    theirs stay. `changed` is false where the version held all of it already.
+    `counts` has rows added, changed and removed by table. `kept` counts annotations that the source gives otherwise, or
+    not at all, but that others made or changed: theirs stay; `conflicts` those of them that the source changed too since
+    it was ingested last. `changed` is false where the version held all of it already.
     """
 
     version: Version
@@ -40,8 +46,22 @@ class IngestResult:
     annotations: int
     rejected: int
     kept: int
+    conflicts: int
     findings: list[Finding]
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def effect(self) -> str:
+        """What changed, in one line."""
+        if not self.changed:
+            return f"{self.version.name}: nothing changed ({self.samples:,} samples, {self.annotations:,} labels)"
+        samples, labels = self.counts["samples"], self.counts["annotations"]
+        return (
+            f"{self.version.name}: {samples['added']:,} sample{'' if samples['added'] == 1 else 's'} added, "
+            f"{samples['changed']:,} changed; {labels['changed']:,} label{'' if labels['changed'] == 1 else 's'} changed, "
+            f"{labels['removed']:,} removed, {labels['added']:,} added"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -50,9 +70,12 @@ class IngestResult:
             "annotations": self.annotations,
             "rejected": self.rejected,
             "kept": self.kept,
+            "conflicts": self.conflicts,
             "changed": self.changed,
             "findings": len(self.findings),
             "counts": {name: dict(counts) for name, counts in self.counts.items()},
+            "rejected_rows": [_place(finding) for finding in self.findings if finding.severity == "high"][:_LISTED],
+            "notes": self.notes,
         }
 
 
@@ -69,6 +92,7 @@ def ingest(
     message: str | None = None,
     branch: str = MAIN,
     unseal: str | None = None,
+    overrule: bool = False,
     guard: Guard | None = None,
     progress: Progress = no_progress,
 ) -> IngestResult:
@@ -78,6 +102,11 @@ def ingest(
     source's samples that it no longer has are removed. Samples that the source does not name are left alone, and so
     are annotations that people or models made or changed. Ingesting the same source again makes no version.
 
+    Columns and metadata keys that the source does not have, and empty cells, leave a sample's values as they are. A row
+    at fault is left out whole. A source that was ingested before speaks only where it says otherwise than last time:
+    what others changed since stays. Where both changed an annotation theirs stays, and a finding tells; `overrule` lets
+    the source's word count over everybody's.
+
     `guard` may refuse samples that are about to be added, by raising (see audits.sealed).
 
     `images` is where media paths are looked up, if not in the source; `copy` takes the files into the store. Faulty
@@ -86,18 +115,29 @@ def ingest(
     tree = open_source(source)
     image_tree = open_source(images) if images else tree
     reader = load_format(format or detect_format(tree).format)
-    schema = repository.schema if branch == MAIN else (repository.head(branch) or repository).schema
-    parsed = reader.read(tree, ReadOptions(images=image_tree, schema=schema, split=split, columns=dict(columns or {})))
+    head = repository.head(branch)
+    schema = repository.schema if branch == MAIN else (head or repository).schema
+    media = Media(repository.store, repository.root)
+    known = Known(head, media) if head else None
+    options = ReadOptions(images=image_tree, schema=schema, split=split, columns=dict(columns or {}), known=known)
+    parsed = reader.read(tree, options)
+    parsed.annotations = _with_truth_values(parsed.annotations, schema)
     if not len(parsed.samples):
         raise FormatError(
             f"{source}: nothing in it can be read as format {reader.name!r}." + _examples(parsed.findings),
             remedy="Check --format and the path; `dsops ingest --help` says what each format looks like.",
         )
-    head = repository.head(branch)
-    media = Media(repository.store, repository.root)
     rows = _with_media(parsed, image_tree, repository, media, copy=copy, progress=progress)
     samples = _identified_samples(rows, parsed, head)
-    annotations, removals, kept = _identified_annotations(parsed, samples, head, schema.multi_label)
+    address = tree.url if tree.single_file is None else tree.uri(tree.single_file)
+    again = head is not None and head.state("samples").contains(samples["sample_id"].combine_chunks()).any()
+    base = last_ingest(repository, head, address) if head and again else None
+    existing = _existing(head, samples, parsed)
+    annotations = _identified_annotations(parsed, samples, existing, base, schema.multi_label)
+    ids = dict(zip(samples["key"].to_pylist(), samples["sample_id"].to_pylist(), strict=True))
+    corrects, held = ([ids[key] for key in sorted(keys) if key in ids] for keys in (parsed.corrects, parsed.held))
+    settled = settle(annotations, existing, base, corrects=corrects, held=held, overrule=overrule)
+    parsed.findings += settled.findings
 
     if strict and parsed.rejected:
         raise RejectedError(
@@ -109,13 +149,15 @@ def ingest(
     event = Event(
         "ingest",
         repository.settings.actor,
-        inputs={"source": tree.url, "images": image_tree.url},
-        outputs={"findings": _store_findings(repository, parsed.findings)},
-        parameters={"format": reader.name, "split": split, "copy": copy, "strict": strict},
+        inputs={"source": address, "images": image_tree.url, "version": head.name if head else None}
+        | ({"earlier": list(base.events)} if base else {}),
+        outputs={"findings": _store_findings(repository, parsed.findings)}
+        | ({"kept": settled.kept} if settled.kept else {}),
+        parameters={"format": reader.name, "split": split, "copy": copy, "strict": strict, "overrule": overrule},
     )
     result: CommitResult = repository.commit(
-        Change(samples=samples.drop(["key"]), annotations=annotations, remove_annotations=removals),
-        message=message or f"Ingest {tree.url} ({reader.name})",
+        Change(samples=samples.drop(["key"]), annotations=settled.put, remove_annotations=settled.remove),
+        message=message or f"Ingest {tree.single_file or tree.url} ({reader.name})",
         event=event,
         branch=branch,
         parent=head,
@@ -127,12 +169,29 @@ def ingest(
         version=result.version,
         changed=result.changed,
         samples=len(samples),
-        annotations=len(annotations) + kept,
+        annotations=len(annotations),
         rejected=parsed.rejected,
-        kept=kept,
+        kept=settled.stay,
+        conflicts=len(settled.findings),
         findings=parsed.findings,
-        counts=result.counts,
+        counts={name: {word: result.counts.get(name, {}).get(op, 0) for op, word in _OPS.items()} for name in TABLES},
+        notes=parsed.notes,
     )
+
+
+def _with_truth_values(annotations: pa.Table, schema: LabelSchema) -> pa.Table:
+    """The numbers 0 and 1 as false and true, in attributes that the schema declares to be either."""
+    names = {attribute.name for attribute in schema.attributes if attribute.type == "bool"}
+    if not names:
+        return annotations
+    coded = annotations["attributes"].combine_chunks().dictionary_encode()
+    texts = []
+    for text in coded.dictionary.to_pylist():
+        given = orjson.loads(text)
+        flags = {name: bool(given[name]) for name in names & given.keys() if given[name] in (0, 1)}
+        texts.append(canonical_json(given | flags).decode() if flags else text)
+    told = pa.array(texts, pa.string()).take(coded.indices)
+    return annotations.set_column(annotations.column_names.index("attributes"), "attributes", told)
 
 
 def _with_media(
@@ -188,83 +247,82 @@ def _identified_samples(rows: pa.Table, parsed: Parsed, head: Version | None) ->
         text = f"the id {row['sample_id']!r} stands twice in the source; the first is kept"
         parsed.findings.append(Finding("ingest", "high", 0.0, text, sample_id=row["sample_id"], uri=row["uri"]))
         parsed.rejected += 1
-    return table.filter(pa.array(~first)).select(["key", *SAMPLES.names])
+    return merged_samples(table.filter(pa.array(~first)), head).select(["key", *SAMPLES.names])
+
+
+def _existing(head: Version | None, samples: pa.Table, parsed: Parsed) -> pa.Table:
+    """Annotations that the version has for the source's samples, votes too, and those that the source names."""
+    if head is None or not head.commit.counts["annotations"]:
+        return ANNOTATIONS.empty_table()
+    table = head.table("annotations")
+    mine = pc.is_in(table["sample_id"], samples["sample_id"].combine_chunks())
+    named = pc.is_in(table["annotation_id"], parsed.annotations["annotation_id"].drop_null().combine_chunks())
+    return table.filter(pc.or_(mine, named)).combine_chunks()
 
 
 def _identified_annotations(
-    parsed: Parsed, samples: pa.Table, head: Version | None, multi_label: bool
-) -> tuple[pa.Table, list[str], int]:
-    """(annotations to put, ids to remove, how many were kept as people or models left them)."""
+    parsed: Parsed, samples: pa.Table, existing: pa.Table, base: Base | None, multi_label: bool
+) -> pa.Table:
+    """The source's annotations with ids; of several that would be one the first is kept."""
     at = pc.index_in(parsed.annotations["key"], samples["key"].combine_chunks())
     rows = parsed.annotations.filter(at.is_valid())
     owners = samples["sample_id"].combine_chunks().take(at.drop_null())
     rows = rows.append_column("sample_id", owners)
-    existing = _existing(head, samples, rows)
-    rows = rows.set_column(rows.column_names.index("annotation_id"), "annotation_id", _ids(rows, existing, multi_label))
+    ids = _ids(rows, existing, base, multi_label)
+    rows = rows.set_column(rows.column_names.index("annotation_id"), "annotation_id", ids)
     repeated = pd.Series(rows["annotation_id"].to_pandas()).duplicated().to_numpy()
     for row in rows.filter(pa.array(repeated)).select(["annotation_id", "sample_id", "label"]).to_pylist():
         text = f"annotated twice as the same ({row['annotation_id']!r}, here as {row['label']!r}); the first is kept"
         parsed.findings.append(Finding("ingest", "high", 0.0, text, sample_id=row["sample_id"]))
         parsed.rejected += 1
-    rows = rows.filter(pa.array(~repeated))
-    rows = rows.set_column(
-        rows.column_names.index("source"), "source", pc.fill_null(rows["source"], pa.scalar("import"))
-    )
-    theirs = existing.filter(pc.not_equal(existing["source"], "import"))["annotation_id"]
-    protected = pc.is_in(rows["annotation_id"], theirs.combine_chunks())
-    imported = existing.filter(pc.equal(existing["source"], "import"))["annotation_id"]
-    gone = imported.filter(pc.invert(pc.is_in(imported, rows["annotation_id"].combine_chunks())))
-    put = rows.filter(pc.invert(protected)).select([name for name in ANNOTATIONS.names if name in rows.column_names])
-    return put, gone.to_pylist(), int(pc.sum(protected).as_py() or 0)
+    return rows.filter(pa.array(~repeated)).combine_chunks()
 
 
-def _existing(head: Version | None, samples: pa.Table, rows: pa.Table) -> pa.Table:
-    """Annotations that the version has for the source's samples, of the kinds that the source speaks of."""
-    if head is None or not head.commit.counts["annotations"]:
-        return ANNOTATIONS.empty_table()
-    table = head.labels()
-    mine = pc.and_(
-        pc.is_in(table["sample_id"], samples["sample_id"].combine_chunks()),
-        pc.is_in(table["kind"], pc.unique(rows["kind"])),
-    )
-    return table.filter(mine)
+def _ids(rows: pa.Table, existing: pa.Table, base: Base | None, multi_label: bool) -> pa.Array:
+    """The source's own; for a class `<sample>/label`, with the annotator where there is one; `<sample>#<number>`.
 
-
-def _ids(rows: pa.Table, existing: pa.Table, multi_label: bool) -> pa.Array:
-    """The source's own; `<sample>/label` for a class, with the annotator where there is one; `<sample>#<number>`.
-
-    Regions that have none of these get the id of the existing region that they revise, or one from their content.
+    A class without an annotator gets the id of the sample's only one instead, and regions that have none of these that
+    of the existing region that they revise, or one from their content.
     """
     owners = rows["sample_id"].combine_chunks()
     is_class = pc.equal(rows["kind"], "classification").combine_chunks()
     of_class = pc.binary_join_element_wise(owners, "label", "/")
+    actor = rows["actor"].combine_chunks()
     if multi_label:
         of_class = pc.binary_join_element_wise(of_class, rows["label"].combine_chunks(), "/")
-    actor = rows["actor"].combine_chunks()
-    of_class = pc.if_else(actor.is_valid(), pc.binary_join_element_wise(of_class, actor, "/"), of_class)
+    else:
+        only = _only_class(existing)
+        at = pc.index_in(owners, only["sample_id"].combine_chunks())
+        of_class = pc.coalesce(only["annotation_id"].combine_chunks().take(at), of_class)
+    by_actor = pc.binary_join_element_wise(
+        *([owners, "label", rows["label"].combine_chunks(), actor] if multi_label else [owners, "label", actor]), "/"
+    )
+    of_class = pc.if_else(actor.is_valid(), by_actor, of_class)
     numbered = pc.binary_join_element_wise(owners, rows["external_id"].combine_chunks(), SCOPE)
     ids = pc.coalesce(rows["annotation_id"].combine_chunks(), pc.if_else(is_class, of_class, numbered))
     if not ids.null_count:
         return ids
-    frame = rows.select(["sample_id", "kind", "label", "x1", "y1", "x2", "y2", "geometry", "text"]).to_pandas()
+    frame = rows.select(["sample_id", *VALUES]).to_pandas()
     frame["annotation_id"] = ids.to_pandas()
-    old = dict(iter(existing.to_pandas().groupby("sample_id")))
-    for sample_id, group in frame[frame["annotation_id"].isna()].groupby("sample_id"):
-        before = old.get(sample_id, pd.DataFrame(columns=[*frame.columns]))
-        taken = set(before["annotation_id"])
-        for row, match in zip(group.index, match_regions(group, before), strict=True):
-            if match >= 0:
-                frame.loc[row, "annotation_id"] = before["annotation_id"].iloc[match]
-                continue
-            values = frame.loc[row, ["kind", "label", "x1", "y1", "x2", "y2", "geometry", "text"]].tolist()
-            name = base = f"{sample_id}/{region_name(values)}"
-            number = 1
-            while name in taken:
-                number += 1
-                name = f"{base}-{number}"
-            taken.add(name)
-            frame.loc[row, "annotation_id"] = name
-    return pa.array(frame["annotation_id"], pa.string())
+    return pa.array(region_ids(frame, existing, base)["annotation_id"], pa.string())
+
+
+def _only_class(existing: pa.Table) -> pa.Table:
+    """Samples with one class that counts and is no answer of an annotator that a source named: sample_id, annotation_id."""
+    counts = pc.and_(pc.equal(existing["kind"], "classification"), existing["role"].is_null())
+    named = pc.and_(pc.equal(existing["source"], "import"), existing["actor"].is_valid())
+    grouped = (
+        existing.filter(pc.and_(counts, pc.invert(named)))
+        .group_by("sample_id")
+        .aggregate([("annotation_id", "count"), ("annotation_id", "min")])
+        .rename_columns({"annotation_id_min": "annotation_id", "annotation_id_count": "n"})
+    )
+    return grouped.filter(pc.equal(grouped["n"], 1))
+
+
+def _place(finding: Finding) -> dict[str, str | None]:
+    names = ("uri", "sample_id", "message", "given", "suggested")
+    return {name: getattr(finding, name) for name in names}
 
 
 def _store_findings(repository: Repository, findings: list[Finding]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 import pyarrow as pa
@@ -10,6 +11,17 @@ import pyarrow as pa
 from datasetops.ledger import Event
 from datasetops.manifest import MAIN, Change, CommitResult, Repository
 from datasetops.records import SAMPLES, sha256_hex
+
+
+@dataclass(frozen=True)
+class SplitResult(CommitResult):
+    """`placed` has the samples placed now, by split; they are `units` groups, copies and single images, the largest of
+    `largest` samples. `followed` of them went where others of their unit were placed before."""
+
+    placed: Mapping[str, int] = field(default_factory=dict)
+    units: int = 0
+    largest: int = 0
+    followed: int = 0
 
 
 def place(unit: str, ratios: Mapping[str, float], seed: int) -> str:
@@ -34,7 +46,7 @@ def propose_splits(samples: pd.DataFrame, ratios: Mapping[str, float], seed: int
     """
     if not ratios or min(ratios.values()) <= 0 or abs(sum(ratios.values()) - 1) > 1e-9:
         raise ValueError(f"ratios: expected positive shares that sum to 1; got {dict(ratios)}")
-    unit = samples["group"].fillna(samples["sha256"]).fillna(samples["sample_id"]).astype(str)
+    unit = _units(samples)
     placed = samples["split"].notna()
     counted = pd.DataFrame({"unit": unit[placed], "split": samples["split"][placed]}).value_counts().reset_index()
     known = counted.drop_duplicates("unit").set_index("unit")["split"].to_dict()
@@ -42,6 +54,11 @@ def propose_splits(samples: pd.DataFrame, ratios: Mapping[str, float], seed: int
         split if isinstance(split, str) else known.get(name) or place(name, ratios, seed)
         for split, name in zip(samples["split"], unit, strict=True)
     ]
+
+
+def _units(samples: pd.DataFrame) -> pd.Series:
+    """What must stay together, by name: the group, else the file, else the sample alone."""
+    return samples["group"].fillna(samples["sha256"]).fillna(samples["sample_id"]).astype(str)
 
 
 def assign_splits(
@@ -52,7 +69,7 @@ def assign_splits(
     seal: tuple[str, ...] = (),
     branch: str = MAIN,
     message: str | None = None,
-) -> CommitResult:
+) -> SplitResult:
     """Place every sample without a split, as a new version; `seal` lists splits that may only grow from then on."""
     head = repository.version(branch)
     table = head.table("samples")
@@ -73,10 +90,21 @@ def assign_splits(
         parameters={"ratios": dict(ratios), "seed": seed, "seal": list(seal)},
     )
     shares = ", ".join(f"{name} {share:g}" for name, share in ratios.items())
-    return repository.commit(
+    result = repository.commit(
         Change(samples=updated, sealed=sealed),
         message=message or f"Place {len(updated)} samples ({shares}; seed {seed})",
         event=event,
         branch=branch,
         parent=head,
+    )
+    units = _units(frame)
+    sizes = units[open_rows].value_counts()
+    return SplitResult(
+        result.version,
+        result.changed,
+        result.counts,
+        placed=pd.Series(proposed, dtype=object)[open_rows].value_counts().to_dict(),
+        units=len(sizes),
+        largest=int(sizes.max()) if len(sizes) else 0,
+        followed=int(units[open_rows].isin(units[~open_rows]).sum()),
     )

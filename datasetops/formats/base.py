@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from datasetops.identity import Known
 from datasetops.records import ANNOTATIONS, SAMPLES, Finding
 from datasetops.schema import LabelSchema
 from datasetops.store.source import SourceTree
@@ -47,13 +48,14 @@ class ReadOptions:
     """`images` is where media paths are looked up: the source itself unless the user names another place.
 
     `columns` maps a column of the samples table (or path, label, id, annotator) to the source's own name for it, for
-    formats that are tables.
+    formats that are tables. `known` is what the repository has already, for sources that name its samples by their ids.
     """
 
     images: SourceTree
     schema: LabelSchema
     split: str | None = None  # given to every sample whose source names no split
     columns: Mapping[str, str] = field(default_factory=dict)
+    known: Known | None = None
 
 
 @dataclass
@@ -62,12 +64,20 @@ class Parsed:
 
     Rows at fault are left out of the tables and stand in `findings` (check "ingest"), with file and line, id or field.
     `rejected` counts them: a finding may stand for many rows (one for each unknown class), or for a row that was kept.
+
+    Null says nothing: of a sample that the repository has already, its value stays. `corrects` holds the keys of images
+    that the source names as samples of the repository: their rows go over whoever labeled them. `held` holds the keys
+    of images of which not everything is told (a row was rejected, or rows name single annotations): none of their
+    annotations is removed. `notes` are for the user's eyes; they are no faults.
     """
 
     samples: pa.Table
     annotations: pa.Table
     findings: list[Finding] = field(default_factory=list)
     rejected: int = 0
+    corrects: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
 """Tables of images: CSV, TSV or Parquet, a row for each image or for each image and annotator.
 
-Columns: `path` (or image, file, filename, uri), `label` (or class, category), `id` (or sample_id, image_id), `annotator`
-(or actor), `split`, `group`, `origin`, `license`, `consent`, `expires_at`, `captured_at`, `width`, `height`. Any other is
-metadata of the image, and so are the members of an object in a column `metadata`. `ReadOptions.columns` names columns
-that are called otherwise.
+Columns: `path` (or image, file, filename, uri), `label` (or class, category), `id` (or sample_id, image_id),
+`annotation_id`, `annotator` (or actor), `split`, `group`, `origin`, `license`, `consent`, `expires_at`, `captured_at`,
+`width`, `height`. Any other is metadata of the image, and so are the members of an object in a column `metadata`.
+`ReadOptions.columns` names columns that are called otherwise.
+
+An empty cell says nothing. A row that names a sample of the repository by its id without a path, or by its uri, or an
+annotation by `annotation_id`, corrects that one: what the row does not say stays. In a table of findings, as
+`dsops findings --out` writes it, only sample_id, uri, annotation_id and columns that were added count.
 
 A CSV's metadata is read as a value only if that is written back as the same text: `65` and `0.139` are numbers, `007`,
 `013M` and `1.50` texts. Where the schema allows several classes they are divided by `|`. With a column `annotator` an
@@ -13,21 +17,29 @@ image may stand in several rows. Held are classifications with their annotators;
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from datasetops.formats.base import ExportData, ExportReport, Parsed, ReadOptions
 from datasetops.formats.columns import json_text, parse_time, parsed
-from datasetops.formats.listing import Listing, listings, safe_name
+from datasetops.formats.listing import Listing, listings
 from datasetops.formats.problems import Problems
-from datasetops.formats.table_columns import METADATA, SAMPLE_COLUMNS, SIDES, TIMES, parts_of
-from datasetops.formats.table_read import RawTable, read_table, table_file
+from datasetops.formats.table_columns import (
+    METADATA,
+    SAMPLE_COLUMNS,
+    SIDES,
+    TIMES,
+    is_worklist,
+    parts_of,
+    without_findings,
+)
+from datasetops.formats.table_read import read_table, table_file
+from datasetops.formats.table_rows import Rows, Subjects, subjects
 from datasetops.formats.table_write import write_table
 from datasetops.formats.texts import from_text, to_text
-from datasetops.schema import LabelSchema
 from datasetops.store.source import SourceTree
 
 
@@ -39,99 +51,60 @@ class TableFormat:
         listing, images = listings(source, options.images, problems)
         path = table_file(source, listing)
         raw = read_table(source, path, problems)
-        rows = _Rows(raw, parts_of(raw.columns, options.columns, source.uri(path)), problems)
-        first = _first_rows(rows)
-        media = _media(rows, first, images, options.split)
-        annotations = _annotations(rows, [row if row in media else None for row in first], options.schema)
-        return parsed(_samples(rows, media, options.split), annotations, problems)
+        worklist = is_worklist(raw.columns)
+        if worklist:
+            raw = replace(raw, columns=without_findings(raw.columns, options.columns))
+        rows = Rows(raw, parts_of(raw.columns, options.columns, source.uri(path)), problems, worklist)
+        about = subjects(rows, options.schema, images, options.known)
+        media = _media(rows, about, images, options)
+        result = parsed(_samples(rows, about, media, options.split), _annotations(rows, about, media), problems)
+        result.corrects = frozenset(about.samples.values())
+        result.held = frozenset(about.keys[row] for row in about.held)
+        if "label" not in rows.parts:
+            result.notes.append(f"{path}: no label column: 0 annotations")
+        return result
 
     def write(self, data: ExportData, out: Path) -> ExportReport:
         return write_table(data, out)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    raw: RawTable
-    parts: Mapping[str, str]
-    problems: Problems
+def _media(rows: Rows, about: Subjects, images: Listing, options: ReadOptions) -> dict[int, str | None]:
+    """First row → path in the image tree, None for a sample that the repository has and where nothing is looked up.
 
-    def texts(self, part: str) -> list[str | None]:
-        """A part's cells without spaces around them; None for empty ones and for a part that the table lacks."""
-        if part not in self.parts:
-            return [None] * len(self.raw.lines)
-        cells = self.raw.columns[self.parts[part]]
-        return [
-            None if cell is None else (cell if type(cell) is str else to_text(cell)).strip() or None for cell in cells
-        ]
-
-    def reject(self, row: int, message: str, *, given: str | None = None, count: int = 1) -> None:
-        self.problems.reject(f"{self.raw.where(row)}: {message}", path=self.raw.path, given=given, count=count)
-
-    def warn(self, row: int, message: str, *, given: str | None = None) -> None:
-        self.problems.warn(f"{self.raw.where(row)}: {message}", path=self.raw.path, given=given)
-
-
-def _first_rows(rows: _Rows) -> list[int | None]:
-    """For each row the first one of the same image, None where the row is at fault."""
-    seen: dict[str, int | None] = {}
-    owners: dict[str, int] = {}
-    first: list[int | None] = []
-    for row, (path, number) in enumerate(zip(rows.texts("path"), rows.texts("id"), strict=True)):
-        key = path or number
-        if key is None:
-            rows.reject(row, "neither a path nor an id")
-            first.append(None)
-            continue
-        if key not in seen:
-            usable = path is None or safe_name(path, rows.problems, path=rows.raw.path, where=rows.raw.where(row))
-            if usable and number is not None and owners.setdefault(number, row) != row:
-                rows.reject(
-                    row, f"the id {number!r} is that of line {rows.raw.lines[owners[number]]} too", given=number
-                )
-                usable = False
-            seen[key] = row if usable else None
-        elif "annotator" not in rows.parts:
-            if (other := seen[key]) is not None:
-                message = f"{key!r} stands in line {rows.raw.lines[other]} already; that one is kept"
-                rows.reject(row, message, given=key)
-            first.append(None)
-            continue
-        first.append(seen[key])
-    return first
-
-
-def _media(rows: _Rows, first: Sequence[int | None], images: Listing, split: str | None) -> dict[int, str | None]:
-    """First row → path in the image tree, without the images that are not there; all are kept if not one is there."""
-    paths, splits = rows.texts("path"), rows.texts("split")
+    Images that are not there are left out; all are kept without images if none is there and the repository has none.
+    """
+    splits = rows.texts("split")
     folder = rows.raw.path.rpartition("/")[0]
-    firsts = list(dict.fromkeys(row for row in first if row is not None))
     media: dict[int, str | None] = {}
-    for row in firsts:
-        own = splits[row] or split
+    for row in about.keys:
+        own = splits[row] or options.split
         folders = (folder, "images", *((f"images/{own}", own) if own else ()))
-        path = paths[row]
+        path = rows.paths[row] if row not in about.samples else None
         media[row] = images.find(path, folders, split=own) if path is not None and images.images else None
-    if not any(media.values()):
-        if any(paths):
-            images.warn_without_images(len(firsts), path=rows.raw.path)
+    listed = [row for row in about.keys if row not in about.samples and rows.paths[row] is not None]
+    if not any(media.values()) and not (options.known is not None and options.known.has_images):
+        if listed:
+            images.warn_without_images(len(about.keys), path=rows.raw.path)
         return media
-    counts = Counter(first)
-    for row in firsts:
-        if media[row] is None and paths[row] is not None:
-            message = f"{paths[row]!r} is listed, but is not below {images.tree.url}"
-            rows.reject(row, message, given=paths[row], count=counts[row])
+    counts = Counter(about.first)
+    for row in listed:
+        if media[row] is None:
+            message = f"{rows.paths[row]!r} is listed, but is not below {images.tree.url}"
+            rows.reject(row, message, given=rows.paths[row], count=counts[row])
             del media[row]
     return media
 
 
-def _samples(rows: _Rows, media: Mapping[int, str | None], split: str | None) -> dict[str, list[Any]]:
+def _samples(rows: Rows, about: Subjects, media: Mapping[int, str | None], split: str | None) -> dict[str, list[Any]]:
     kept = list(media)
-    paths, numbers = rows.texts("path"), rows.texts("id")
+    paths, numbers = rows.paths, rows.ids
     without_media = not any(media.values())
     columns: dict[str, list[Any]] = {
-        "key": [paths[row] or numbers[row] for row in kept],
+        "key": [about.keys[row] for row in kept],
         "media": list(media.values()),
-        "sample_id": [numbers[row] or (paths[row] if without_media else None) for row in kept],
+        "sample_id": [
+            about.samples.get(row) or numbers[row] or (paths[row] if without_media else None) for row in kept
+        ],
         "split": [split] * len(kept),
     }
     metadata: list[dict[str, Any]] = [{} for _ in kept]
@@ -151,13 +124,13 @@ def _samples(rows: _Rows, media: Mapping[int, str | None], split: str | None) ->
             _add_metadata(rows, row, metadata[index])
     if without_media:
         for index, row in enumerate(kept):
-            if paths[row] is not None:
+            if paths[row] is not None and row not in about.samples:
                 metadata[index]["file_name"] = paths[row]
     columns["metadata"] = [json_text(values) for values in metadata]
     return columns
 
 
-def _sample_value(rows: _Rows, row: int, part: str, cell: Any, metadata: dict[str, Any]) -> Any:
+def _sample_value(rows: Rows, row: int, part: str, cell: Any, metadata: dict[str, Any]) -> Any:
     """The cell as its column's type. One that is not of that type is kept as metadata."""
     if cell is None or cell != cell:
         return None
@@ -178,7 +151,7 @@ def _sample_value(rows: _Rows, row: int, part: str, cell: Any, metadata: dict[st
     return None
 
 
-def _add_metadata(rows: _Rows, row: int, metadata: dict[str, Any]) -> None:
+def _add_metadata(rows: Rows, row: int, metadata: dict[str, Any]) -> None:
     cell = rows.raw.columns[rows.parts[METADATA]][row]
     value = from_text(cell) if isinstance(cell, str) else cell
     if isinstance(value, dict):
@@ -187,29 +160,21 @@ def _add_metadata(rows: _Rows, row: int, metadata: dict[str, Any]) -> None:
         metadata[rows.parts[METADATA]] = value
 
 
-def _annotations(rows: _Rows, first: Sequence[int | None], schema: LabelSchema) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {"key": [], "kind": [], "label": [], "actor": []}
-    paths, numbers = rows.texts("path"), rows.texts("id")
-    unknown: dict[str, list[int]] = {}
-    seen: set[tuple[int, str | None, str]] = set()
-    for row, (cell, annotator) in enumerate(zip(rows.texts("label"), rows.texts("annotator"), strict=True)):
-        sample = first[row]
-        if cell is None or sample is None:
+def _annotations(rows: Rows, about: Subjects, media: Mapping[int, str | None]) -> dict[str, list[Any]]:
+    names = ("key", "annotation_id", "kind", "label", "actor")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    seen: set[tuple[int, str | None, str | None, str]] = set()
+    for row, annotator in enumerate(rows.texts("annotator")):
+        sample = about.first[row]
+        if sample is None or sample not in media:
             continue
-        names = (
-            [name.strip() for name in cell.split("|")] if schema.multi_label and schema.find(cell) is None else [cell]
-        )
-        for name in dict.fromkeys(filter(None, names)):
-            if schema.find(name) is None:
-                unknown.setdefault(name, []).append(row)
-            elif (sample, annotator, name) in seen:
-                rows.reject(row, f"annotator {annotator!r} gave {name!r} to this image already", given=name)
-            else:
-                seen.add((sample, annotator, name))
-                values = (paths[sample] or numbers[sample], "classification", name, annotator)
+        own = rows.annotation_ids[row]
+        for name in about.labels[row]:
+            if (sample, own, annotator, name) not in seen:
+                seen.add((sample, own, annotator, name))
+                values = (about.keys[sample], own, about.kinds.get(row, "classification"), name, annotator)
                 for column, value in zip(columns.values(), values, strict=True):
                     column.append(value)
-    for name, found in unknown.items():
-        where = rows.raw.where(found[0]) + (f" and {len(found) - 1} more" if len(found) > 1 else "")
-        rows.problems.unknown_class(name, schema, path=rows.raw.path, where=where, count=len(found))
+            elif not rows.worklist:
+                rows.reject(row, f"annotator {annotator!r} gave {name!r} to this image already", given=name)
     return columns

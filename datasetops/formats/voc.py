@@ -3,9 +3,9 @@
 Corners are kept as the file has them. VOC's own files count pixels from 1 and later tools from 0 without saying so;
 shifting them would move the boxes of one or the other, so nothing is shifted, in either direction.
 
-`pose`, `truncated`, `difficult` and any other element of an object are attributes; any other element of the file is
-metadata of the image; `ImageSets/Main/*.txt` name the splits. Lost are masks, polygons and keypoints beyond their box,
-classifications, scores, actors and the like.
+`pose`, `truncated`, `difficult` and any other element of an object are attributes, 0 and 1 of `truncated`, `difficult`
+and `occluded` being false and true; any other element of the file is metadata of the image; `ImageSets/Main/*.txt` name
+the splits. Lost are masks, polygons and keypoints beyond their box, classifications, scores, actors and the like.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from datasetops.formats.columns import filled_rows, json_text
 from datasetops.formats.extents import extent_faults
 from datasetops.formats.listing import Listing, listings, safe_name
 from datasetops.formats.problems import Problems
-from datasetops.formats.voc_write import CORNERS, SIDES, write_voc
+from datasetops.formats.voc_write import CORNERS, FLAGS, SIDES, write_voc
 from datasetops.formats.xmlvalue import value_of
 from datasetops.schema import LabelSchema
 from datasetops.store.source import SourceTree
@@ -169,11 +169,16 @@ class _Reader:
             for child in [*element.findall("name"), *element.findall("bndbox")]:
                 element.remove(child)
             value = value_of(element)
-            attributes = json_text(value) if isinstance(value, dict) else None
+            attributes = json_text(self._with_flags(value)) if isinstance(value, dict) else None
             rows[number] = {"key": key, "kind": "box", "label": label, "attributes": attributes, **box}
         for label, count in unknown.items():
             self.problems.unknown_class(label, self.schema, path=path, where=path, count=count)
         return rows
+
+    def _with_flags(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        declared = {attribute.name: attribute.type for attribute in self.schema.attributes}
+        flags = [name for name in FLAGS if declared.get(name, "bool") == "bool" and attributes.get(name) in (0, 1)]
+        return attributes | {name: bool(attributes[name]) for name in flags}
 
 
 def _box(element: Element) -> tuple[dict[str, float], str | None]:

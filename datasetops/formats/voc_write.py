@@ -25,6 +25,7 @@ from datasetops.formats.xmlvalue import add_members, add_value
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SIDES = ("x1", "y1", "x2", "y2")
+FLAGS = ("difficult", "truncated", "occluded")  # 0 or 1 in the files, true or false as attributes
 _METADATA_TAKEN = ("filename", "size", "object", "depth")
 _ATTRIBUTES_TAKEN = ("name", "bndbox")
 
@@ -78,7 +79,9 @@ def _objects(data: ExportData, losses: Losses) -> dict[str, list[Element]]:
             continue
         element = Element("object")
         SubElement(element, "name").text = label
-        unwritten += add_members(element, attributes[index], _ATTRIBUTES_TAKEN)
+        given = attributes[index]
+        given |= {name: int(given[name]) for name in FLAGS if isinstance(given.get(name), bool)}
+        unwritten += add_members(element, given, _ATTRIBUTES_TAKEN)
         bndbox = SubElement(element, "bndbox")
         for corner, value in zip(CORNERS, box, strict=True):
             SubElement(bndbox, corner).text = to_text(int(value) if value.is_integer() else value)

@@ -1,4 +1,8 @@
-"""A version as YOLO: `data.yaml`, `images/<split>/x.jpg`, `labels/<split>/x.txt`."""
+"""A version as YOLO: `data.yaml`, `images/<split>/x.jpg`, `labels/<split>/x.txt`.
+
+Ultralytics refuses a class that is not below the number of names, so classes are numbered anew where the schema's ids
+have gaps. Names carry them back.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ from datasetops.formats.export import (
 )
 from datasetops.formats.geometry import geometry_extent
 from datasetops.formats.yolo_config import NO_SPLIT
+from datasetops.schema import LabelSchema
 
 _OTHER = {"mask": "masks are written as their boxes", "keypoints": "sets of keypoints are written as their boxes"}
 
@@ -51,11 +56,22 @@ def write_yolo(data: ExportData, out: Path) -> ExportReport:
         config |= {split: f"images/{splits[split]}" for split in sorted(splits) if split not in NO_SPLIT}
     unplaced = [split for split in rows["split"] if split is not None and split not in config]
     losses.named("split", len(unplaced))
-    config["names"] = {item.id: item.name for item in data.schema.classes}
+    numbers = _numbers(data.schema)
+    config["names"] = list(numbers)
+    renumbered = sum(numbers[item.name] != item.id for item in data.schema.classes)
+    losses.add(
+        renumbered, "class ids are not written: yolo counts classes from 0 without gaps, and names them in data.yaml"
+    )
     write_file(out / "data.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
     losses.sample_ids(data)
     losses.columns(data, samples={"split"}, annotations={"kind", "label", "x1", "geometry"})
     return report(files + 1, losses, data)
+
+
+def _numbers(schema: LabelSchema) -> dict[str, int]:
+    """Class name → its number in label files, from 0 without gaps, in the order of the schema's ids."""
+    ordered = sorted(schema.classes, key=lambda item: item.id)
+    return {item.name: number for number, item in enumerate(ordered)}
 
 
 def _lines(data: ExportData, losses: Losses) -> dict[str, list[str]]:
@@ -63,12 +79,12 @@ def _lines(data: ExportData, losses: Losses) -> dict[str, list[str]]:
     geometries = objects_of(data.annotations, "geometry")
     samples = rows_of(data.samples.select(["sample_id", "width", "height", "sha256"]))
     sizes = {s: (w, h) for s, w, h, digest in zip(*samples.values(), strict=True) if w and h and digest}
-    classes = {item.name: item.id for item in data.schema.classes}
+    numbers = _numbers(data.schema)
     lines: dict[str, list[str]] = {}
     lost: Counter[str] = Counter()
     for index, sample_id in enumerate(rows["sample_id"]):
         box = [rows[side][index] for side in ("x1", "y1", "x2", "y2")]
-        number = classes.get(rows["label"][index])
+        number = numbers.get(rows["label"][index])
         geometry = geometries[index]
         if number is None or (box[0] is None and not geometry):
             lost["annotations without a class of the schema or a place are not written"] += 1

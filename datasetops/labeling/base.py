@@ -15,6 +15,7 @@ from datasetops.progress import Progress
 from datasetops.schema import LabelSchema
 
 Sizes = Callable[[Sequence[str]], Mapping[str, "ImageSize"]]  # sizes of samples by id; unknown ids are left out
+Address = Callable[[int], str]  # of the image in a row of a batch
 Row = Mapping[str, Any]  # columns of datasetops.records.ANNOTATIONS; geometry and attributes as dict or None
 
 REGION_COLUMNS: Final = ("kind", "label", "x1", "y1", "x2", "y2", "geometry", "text", "attributes")
@@ -146,14 +147,19 @@ class LabelServer(Protocol):
     def version(self) -> str:
         """The tool's release."""
 
-    def image_addresses(self, places: Sequence[str], read: Callable[[int], bytes], how: str) -> tuple[list[str], str]:
-        """(addresses that a browser can load, one sentence that tells how and why).
+    def image_addresses(self, places: Sequence[str], read: Callable[[int], bytes], how: str) -> tuple[Address, str]:
+        """(how to get the address that a browser can load, by row; one sentence that tells how images get there and why).
 
         `places` are absolute paths or s3:// URLs; `how` is auto, s3, local or inline.
         """
 
-    def push(self, tasks: Sequence[Task], *, overlap: int, progress: Progress) -> PushCount:
-        """Make the tasks of one batch that do not exist yet. May be run again after any interruption."""
+    def push(
+        self, batch: str, names: Sequence[str], make: Callable[[int], Task], *, overlap: int, progress: Progress
+    ) -> PushCount:
+        """Make the tasks of a batch that do not exist yet; `make(row)` gives that of the sample `names[row]`.
+
+        May be run again after any interruption.
+        """
 
     def pull(self, cursor: Mapping[str, Any], sizes: Sizes, *, expected: int, again: Sequence[str] = ()) -> Pulled:
         """What changed since `cursor`, everything where that is empty, and the tasks `again` in any case.

@@ -13,7 +13,7 @@ from datasetops.errors import DatasetOpsError
 from datasetops.labeling.base import FileTool, Pulled
 from datasetops.labeling.batch import Batch, Project, batches, image_sizes, load_project, project_names, save_project
 from datasetops.labeling.pull import PullResult, apply
-from datasetops.labeling.push import make_tasks
+from datasetops.labeling.push import task_maker
 from datasetops.ledger import Event
 from datasetops.manifest import Repository
 from datasetops.plugins import load_plugin
@@ -46,7 +46,8 @@ def write_files(
     media = Media(repository.store, repository.root)
     rows = version.state("samples").rows(pa.array(batch.samples, pa.string()), ["sample_id", "uri"]).to_pylist()
     uris = {row["sample_id"]: row["uri"] for row in rows}
-    tasks = make_tasks(repository, batch, [media.locate(uris[name]) for name in batch.samples])
+    make, _ = task_maker(repository, batch, lambda row: media.locate(uris[batch.samples[row]]))
+    tasks = [make(row) for row in range(len(batch.samples))]
     writer: FileTool = load_plugin("label_files", tool)()
     lost = writer.write(tasks, version.schema, out, read_media=lambda name: media.read(uris[name]), progress=progress)
     commit = version.commit

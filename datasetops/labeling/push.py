@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from datasetops.errors import DatasetOpsError, NotFoundError
 from datasetops.images import ImageError, read_header
-from datasetops.labeling.base import LabelServer, Task
+from datasetops.labeling.base import Address, LabelServer, Task
 from datasetops.labeling.batch import Batch, Project, find_batch, image_sizes, save_batch
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
@@ -115,19 +115,19 @@ def push(
     rows = version.state("samples").rows(pa.array(batch.samples, pa.string()), ["sample_id", "uri"]).to_pylist()
     uris = {row["sample_id"]: row["uri"] for row in rows}
     places = [media.locate(uris[name]) for name in batch.samples]
-    addresses, how = server.image_addresses(places, lambda row: media.read(uris[batch.samples[row]]), images)
-    tasks = make_tasks(repository, batch, addresses)
-    counted = server.push(tasks, overlap=batch.overlap, progress=progress)
+    address, how = server.image_addresses(places, lambda row: media.read(uris[batch.samples[row]]), images)
+    make, shown = task_maker(repository, batch, address)
+    counted = server.push(batch.name, batch.samples, make, overlap=batch.overlap, progress=progress)
     result = PushResult(
         batch=batch.name,
         project=batch.project,
         version=batch.version,
-        tasks=len(tasks),
+        tasks=len(batch.samples),
         created=counted.created,
         existing=counted.existing,
         removed=counted.removed,
         gold=len(batch.gold),
-        with_predictions=sum(bool(task.annotations) for task in tasks),
+        with_predictions=shown,
         images=how,
     )
     if counted.created or not _recorded(repository, batch):
@@ -135,20 +135,21 @@ def push(
     return result
 
 
-def make_tasks(repository: Repository, batch: Batch, addresses: Sequence[str]) -> list[Task]:
-    """The tasks of a batch, in its order, with the annotations to start from."""
+def task_maker(repository: Repository, batch: Batch, address: Address) -> tuple[Callable[[int], Task], int]:
+    """(the task in a row of a batch, with the annotations to start from; how many tasks have some)."""
     version = repository.version(batch.version)
     sizes = image_sizes(repository, batch, batch.samples)
     shown = rows_by_sample(version, list(batch.samples)) if batch.predictions else {}
-    models = sorted({row["model"] or version.name for rows in shown.values() for row in rows})
-    tasks = []
-    for name, address in zip(batch.samples, addresses, strict=True):
+    model = " + ".join(sorted({row["model"] or version.name for rows in shown.values() for row in rows})) or None
+
+    def make(row: int) -> Task:
+        name = batch.samples[row]
         rows = shown.get(name, [])
         scores = [row["score"] for row in rows if row["score"] is not None]
         score = min(scores) if scores and min(scores) >= 0 and max(scores) <= 1 else None
-        model = " + ".join(models) or None
-        tasks.append(Task(name, batch.name, address, sizes[name], tuple(rows), model, score))
-    return tasks
+        return Task(name, batch.name, address(row), sizes[name], tuple(rows), model, score)
+
+    return make, len(shown.keys() & set(batch.samples))
 
 
 def rows_by_sample(version: Version, sample_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

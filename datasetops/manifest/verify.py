@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+
+import pyarrow.compute as pc
 
 from datasetops.errors import DamagedError, DatasetOpsError, NotFoundError
 from datasetops.ledger import HINT, check_chain
@@ -26,7 +29,7 @@ _NAMED = {
 
 @dataclass(frozen=True)
 class Damage:
-    """One object that is missing or is not what it should be, what is wrong, and which versions need it for what."""
+    """One object that is missing or is not what it should be, what is wrong, and what it is to which versions."""
 
     object: str
     problem: str
@@ -43,7 +46,8 @@ def verify(
     """Damage to some versions, or to the whole repository where none are named. Empty means: whole.
 
     Commits, schemas, guides and segments are hashed. With all versions so are the ledger's chain, the refs, every
-    other object named by its digest and every file that an event left behind; with `media` the images by reference.
+    other object named by its digest and every file that an event left behind; with `media` the images of all versions
+    that are checked, each file once.
     """
     store = repository.store
     damage: list[Damage] = []
@@ -96,8 +100,7 @@ def verify(
             held = f"{info.rows:,} rows of {table} in {_span(users)}"
             damage.append(Damage(segment_key(table, info.id), problem, held))
     if media:
-        names = sorted(commits, key=lambda name: int(name[1:]))
-        damage += _check_media(repository, names if wanted is not None else names[-1:], progress)
+        damage += _check_media(repository, sorted(commits, key=lambda name: int(name[1:])), progress)
     return list({item.object: item for item in damage}.values())
 
 
@@ -127,18 +130,38 @@ def _check_files(repository: Repository) -> Iterator[Damage]:
 
 
 def _check_media(repository: Repository, names: list[str], progress: Progress) -> Iterator[Damage]:
-    """Media by reference, against the digests in the samples of some versions."""
+    """Image files, against the digests in the samples of some versions. Versions whose own rows are damaged are left."""
     reader = Media(repository.store, repository.root)
-    wanted: dict[tuple[str, str], str] = {}
+    wanted: dict[str, set[str]] = defaultdict(set)
+    readable = []
     for name in names:
-        rows = repository.version(name).table("samples", ["uri", "sha256"]).to_pydict()
-        wanted |= {pair: name for pair in zip(rows["uri"], rows["sha256"], strict=True) if pair[1] is not None}
-    for (uri, digest), name in progress(wanted.items(), len(wanted), "Hashing images"):
+        with suppress(DamagedError):
+            for uri, digest in _images(repository, name):
+                wanted[uri].add(digest)
+            readable.append(name)
+    problems: dict[tuple[str, str], str] = {}
+    for uri, digests in progress(wanted.items(), len(wanted), "Hashing images"):
+        found, problem = None, "its bytes changed since it was ingested"
         try:
-            if sha256_hex(reader.read(uri)) != digest:
-                yield Damage(uri, "its bytes changed since it was ingested", f"an image of {name}")
+            found = sha256_hex(reader.read(uri))
+        except NotFoundError:
+            problem = "it is missing"
         except DatasetOpsError as error:
-            yield Damage(uri, _first_line(error), f"an image of {name}")
+            problem = _first_line(error).removeprefix(f"{uri}: ").rstrip(".")
+        problems |= {(uri, digest): problem for digest in digests if digest != found}
+    users: dict[str, list[str]] = defaultdict(list)
+    for name in readable if problems else ():
+        for uri in {uri for uri, digest in _images(repository, name) if (uri, digest) in problems}:
+            users[uri].append(name)
+    for uri, problem in {uri: problem for (uri, _), problem in problems.items()}.items():
+        yield Damage(uri, problem, f"an image of {_span(users[uri])}")
+
+
+def _images(repository: Repository, name: str) -> Iterator[tuple[str, str]]:
+    """(uri, digest) of a version's images."""
+    rows = repository.version(name).table("samples", ["uri", "sha256"])
+    rows = rows.filter(pc.is_valid(rows["sha256"]))
+    return zip(rows["uri"].to_pylist(), rows["sha256"].to_pylist(), strict=True)
 
 
 def _check_keys(repository: Repository) -> Iterator[Damage]:

@@ -297,6 +297,45 @@ def test_label_noise_from_supplied_probabilities_and_from_a_probe(make: Make) ->
     assert judge_labels(given, sure).flagged.sum() == 15
 
 
+def test_label_noise_says_what_it_did_not_judge(make: Make) -> None:
+    rng = np.random.default_rng(0)
+    schema = LabelSchema.model_validate(
+        {
+            "name": "pets",
+            "version": 1,
+            "tasks": [{"kind": "classification"}],
+            "classes": [
+                {"id": n, "name": name, "deprecated": name == "ox"}
+                for n, name in enumerate(("cat", "dog", "bird", "fish", "ox"))
+            ],
+        }
+    )
+    names = ["cat"] * 20 + ["dog"] * 20 + ["bird"] + ["fish"] * 4 + ["ox"] * 2
+    samples: list[dict[str, Any]] = [{"sample_id": f"s{i:03}", "sha256": str(i)} for i in range(len(names))]
+    for row, name in zip(samples, names, strict=True):
+        row["group"] = "pond" if name == "fish" else None
+    embeddings = rng.normal(size=(len(names), 8)).astype(np.float32)
+    embeddings[:20, 0] += 9
+    embeddings[[3, 4]] = np.nan
+    annotations = [label(row["sample_id"], name) for row, name in zip(samples, names, strict=True)]
+    twice = [label("s005", "dog", annotation_id="second")]
+    context = make(samples, annotations + twice, schema=schema, embeddings=lambda: embeddings)
+    found = LabelNoise().run(context)
+    assert found.summary["left_out"] == (
+        "11 of 48 labels were not judged: 2 of images with several class labels; "
+        "2 of classes that the schema no longer uses (ox); 2 of images that cannot be read; "
+        "1 of classes with a single item (bird); 4 of classes that one group of images or copies holds (fish)"
+    )
+    assert len(found.scores) == found.summary["items"] == 48 - 11
+
+    part = [row for row in annotations if row["label"] in ("cat", "fish")]
+    skipped = LabelNoise().run(make(samples, part, schema=schema, embeddings=lambda: embeddings))
+    assert skipped.summary["skipped"] == (
+        "fewer than two classes can be judged: 6 of 24 labels were not judged: 2 of images that cannot be read; "
+        "4 of classes that one group of images or copies holds (fish)"
+    )
+
+
 def test_copies_and_groups_are_judged_together() -> None:
     samples = pd.DataFrame({"group": ["p", None, "p", None, "q", None], "sha256": ["1", "1", "2", "3", "2", None]})
     together = grouped_with_copies(samples)

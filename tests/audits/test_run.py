@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -62,6 +63,68 @@ def test_the_same_inputs_give_the_same_findings(repository: Repository, record: 
     assert stored.findings.equals(record.findings)
     assert again.findings.equals(record.findings)
     assert again.scores.equals(record.scores)
+
+
+def test_each_check_is_shown_as_its_newest_audit_left_it(repository: Repository, record: AuditRecord) -> None:
+    version = repository.version()
+    part = audit(repository, version, checks=["exact_duplicate"], where="label = '2'")
+    shown = latest_audit(repository, version)
+    checks = shown.findings["check"].to_pylist()
+    assert (shown.audit_id, shown.info["checks"].keys()) == (part.audit_id, record.info["checks"].keys())
+    assert len(part.findings) == checks.count("exact_duplicate") == 0
+    assert len(record.findings) - checks.count("exact_duplicate") > checks.count("label_noise") > 0
+    assert latest_audit(repository, version, record.audit_id[:8]).findings.equals(record.findings)
+    with pytest.raises(NotFoundError, match="no audit 'x'") as raised:
+        latest_audit(repository, version, "x")
+    assert record.audit_id in raised.value.remedy
+    audit(repository, version, again=True)
+
+
+def test_images_that_are_away_for_a_while_leave_no_trace(tmp_path: Path) -> None:
+    repository = Repository.init(tmp_path / "set", load_schema("digits"))
+    files = write_digits(tmp_path / "set" / "photos", 2)
+    version = ingest(repository, str(tmp_path / "set" / "photos"), format="folder").version
+    checks = ["balance", "image_quality", "near_duplicate"]
+    content = files[0].read_bytes()
+    for wrong in (None, content[:70]):
+        files[0].unlink(missing_ok=True)
+        if wrong is not None:
+            files[0].write_bytes(wrong)
+        part = audit(repository, version, checks=checks)
+        assert (part.info["unreadable"], part.reused) == (1, False)
+        assert "unreadable" in part.findings.to_pandas()["message"].iloc[0]
+    files[0].write_bytes(content)
+    whole = audit(repository, version, checks=checks)
+    assert (whole.info["unreadable"], whole.reused) == (0, False)
+    assert audit(repository, version, checks=checks).reused
+
+    (tmp_path / "set" / "photos").rename(tmp_path / "away")
+    with pytest.raises(NotFoundError, match=r"No image of v1 can be read from .*/set/photos: ") as raised:
+        audit(repository, version, checks=["image_quality"])
+    assert "Put the folder back" in raised.value.remedy
+    assert audit(repository, version, checks=["balance"]).info["unreadable"] == 0
+    assert audit(repository, version, checks=checks).findings.equals(whole.findings)
+
+
+def test_an_audit_is_read_without_threads_that_may_outlive_python(repository: Repository, record: AuditRecord) -> None:
+    code = (
+        "import os, sys\n"
+        "import pyarrow.parquet\n"
+        "from datasetops.audits.run import latest_audit\n"
+        "from datasetops.manifest import Repository\n"
+        "repository = Repository.open(sys.argv[1])\n"
+        "version = repository.version()\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "latest_audit(repository, version)\n"
+        "print(len(os.listdir('/proc/self/task')) - before)\n"
+        "raise SystemExit(2)\n"
+    )
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("threads are counted in /proc")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(repository.root)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (2, "0"), done.stderr
 
 
 def test_a_part_of_the_samples_can_be_audited(repository: Repository) -> None:

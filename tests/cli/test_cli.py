@@ -113,6 +113,42 @@ def test_audit_and_findings(filled: Run, tmp_path: Path) -> None:
     assert "label_noise" in {item["check"] for item in listed}  # type: ignore[union-attr]
 
 
+def test_findings_are_those_of_the_newest_audit_of_each_check(filled: Run, tmp_path: Path) -> None:
+    copy = sorted((tmp_path / "set" / "photos" / "3").iterdir())[0]
+    (tmp_path / "set" / "photos" / "4" / "copy.png").write_bytes(copy.read_bytes())
+    assert filled("ingest", "set/photos", "--quiet").exit_code == 0
+    checks = ("--check", "exact_duplicate", "--check", "schema")
+    first = answer(filled("audit", *checks, "--json", "--quiet"))
+    assert (first["reused"], first["report"]) == (False, str(tmp_path / "v2-audit.html"))  # type: ignore[index]
+    assert filled("audit", "--check", "schema").exit_code == 0
+    again = filled("audit", "--check", "schema")
+    assert "--again" in again.stderr
+    assert "exact_duplicate" in filled("findings").stdout
+    assert "No findings" in filled("findings", "--label", "7").stdout
+    assert filled("findings", "--check", "schema").exit_code == 0
+    assert "exact_duplicate" in filled("findings", "--audit", first["audit"][:6]).stdout  # type: ignore[index]
+    for arguments, words in (
+        (("--check", "exact_dublicate"), "Did you mean 'exact_duplicate'"),
+        (("--check", "balance"), "dsops audit v2 --check balance"),
+        (("--label", "77"), "Did you mean '7'"),
+        (("--split", "train"), "None of its samples has a split yet"),
+        (("--audit", "nothing"), "Valid audits"),
+    ):
+        refused = filled("findings", *arguments)
+        assert refused.exit_code == 1
+        assert words in refused.output
+    assert filled("findings", "--all-scores", "--label", "7").exit_code == 2
+
+
+def test_a_split_tells_what_was_asked_and_what_came_out(filled: Run) -> None:
+    told = filled("split", "train=0.5,test=0.5").stdout
+    assert "asked" in told
+    placed = [int(line.split()[-1]) for line in told.splitlines() if "50.0%" in line]
+    assert sum(placed) == 20
+    assert "nothing was left to place" in filled("split", "train=0.5,test=0.5").stdout
+    assert answer(filled("split", "train=0.5,test=0.5", "--json"))["placed"] == {}  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -121,6 +157,11 @@ def test_audit_and_findings(filled: Run, tmp_path: Path) -> None:
         (("audit", "v1", "--check", "label_niose"), 1, "Did you mean 'label_noise'"),
         (("audit", "v1", "--fail-on", "huge"), 2, "--fail-on"),
         (("findings", "v1"), 1, "dsops audit v1"),
+        (("audit", "v1", "--split", "tset"), 1, "None of its samples has a split yet"),
+        (("audit", "v1", "--report", "nowhere/x.html"), 1, "no folder nowhere"),
+        (("sql", "SELECT 1", "--out", "nowhere/q.csv"), 1, "there is no folder nowhere"),
+        (("sql", "SELECT 1", "--out", "nowhere/q.parquet"), 1, "local file 'nowhere/q.parquet'"),
+        (("init", "set/dsops.toml", "--schema", "digits"), 1, "is there already, and is no folder"),
         (("sql", "DROP TABLE samples"), 1, "Only one SELECT"),
         (("split", "train=0.9,test=0.9"), 2, "sum to 1"),
         (("split", "train"), 2, "NAME=SHARE"),

@@ -52,7 +52,7 @@ def test_corners_are_those_of_the_files(data: Path) -> None:
             given.append([path.stem, element.findtext("name"), *corners])
     given.remove(["BloodImage_00338", "RBC", 504.0, 337.0, 504.0, 337.0])
     assert [[row[n] for n in ("key", "label", "x1", "y1", "x2", "y2")] for row in rows] == given
-    assert json.loads(rows[0]["attributes"]) == {"difficult": 0, "pose": "Unspecified", "truncated": 0}
+    assert json.loads(rows[0]["attributes"]) == {"difficult": False, "pose": "Unspecified", "truncated": False}
     metadata = json.loads(parsed.samples["metadata"][0].as_py())
     assert metadata == {
         "depth": 3,
@@ -81,7 +81,7 @@ def test_other_elements_and_splits(tmp_path: Path, pets: LabelSchema) -> None:
     parsed = read("voc", source(tmp_path, text.replace("<annotation>", '<annotation verified="no">')), pets, split="x")
     assert json.loads(parsed.annotations["attributes"][0].as_py()) == {
         "code": "007",
-        "difficult": 1,
+        "difficult": True,
         "part": [{"bndbox": {"xmin": 1}, "name": "head"}] * 2,
         "pose": "Left",
     }
@@ -91,6 +91,18 @@ def test_other_elements_and_splits(tmp_path: Path, pets: LabelSchema) -> None:
     again, report, _ = export_again("voc", version, tmp_path / "out")
     assert_same(version, again)
     assert report.lost == []
+    assert "<difficult>1</difficult>" in (tmp_path / "out/Annotations/a.xml").read_text()
+
+
+def test_flags_are_numbers_where_the_schema_says_so(tmp_path: Path, pets: LabelSchema) -> None:
+    declared = {"attributes": [{"name": "difficult", "type": "number"}]}
+    schema = LabelSchema.model_validate(pets.model_dump() | declared)
+    flags = "<difficult>1</difficult><truncated>0</truncated><occluded>2</occluded>"
+    parsed = read("voc", source(tmp_path, voc(box(more=flags))), schema)
+    expected = '{"difficult":1,"occluded":2,"truncated":false}'
+    assert parsed.annotations["attributes"].to_pylist() == [expected]
+    version = ingested(parsed, tmp_path / "set", schema)
+    assert export_again("voc", version, tmp_path / "out")[0].annotations["attributes"].to_pylist() == [expected]
 
 
 @pytest.mark.parametrize(

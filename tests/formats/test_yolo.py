@@ -87,6 +87,20 @@ def test_pixels_survive_the_fractions(size: tuple[int, int], corners: tuple[floa
     assert [round(v * size[i % 2], _DECIMALS) for i, v in enumerate(line.values)] == pytest.approx(box, abs=1e-9)
 
 
+def test_classes_are_numbered_without_gaps(tmp_path: Path, pets: LabelSchema) -> None:
+    classes = [{"id": 90, "name": "brush"}, {"id": 1, "name": "cat"}, {"id": 13, "name": "dog"}]
+    gaps = LabelSchema.model_validate(pets.model_dump() | {"classes": classes})
+    version = ingested(read("yolo", source(tmp_path, "0 .5 .5 .2 .2\n1 .5 .5 .4 .4\n"), gaps), tmp_path / "set", gaps)
+    again, report, _ = export_again("yolo", version, tmp_path / "out")
+    assert yaml.safe_load((tmp_path / "out/data.yaml").read_bytes())["names"] == ["cat", "dog", "brush"]
+    lines = (tmp_path / "out/labels/train/a.txt").read_text().splitlines()
+    assert sorted(line.split()[0] for line in lines) == ["0", "1"]
+    assert report.lost == [
+        "3 class ids are not written: yolo counts classes from 0 without gaps, and names them in data.yaml."
+    ]
+    assert_same(version, again)
+
+
 def test_splits_of_their_own_name_and_without_one(tmp_path: Path, pets: LabelSchema) -> None:
     config = yaml.safe_dump(
         {"path": "/elsewhere", "train": ["../train/images"], "night": "night/images", "names": ["cat"]}

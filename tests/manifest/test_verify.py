@@ -9,7 +9,7 @@ from rows import labeled, labels
 
 from datasetops.errors import DamagedError, DatasetOpsError
 from datasetops.manifest import Change, Repository, collect_garbage, segment, table, verify
-from datasetops.records import TABLES, Finding, canonical_json, findings_table
+from datasetops.records import TABLES, Finding, canonical_json, findings_table, sha256_hex
 
 
 @pytest.fixture
@@ -125,3 +125,29 @@ def test_garbage_is_collected_and_versions_are_not(filled: Repository) -> None:
     assert collect_garbage(filled, grace=0).keys == told.keys
     assert objects(filled) == before
     assert verify(filled) == []
+
+
+def test_images_of_older_versions_are_checked_too(repository: Repository) -> None:
+    folder = Path(repository.root or "")
+
+    def commit(**contents: bytes) -> None:
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        rows = [
+            {"sample_id": f"{name}-{sha256_hex(c)[:6]}", "uri": name, "sha256": sha256_hex(c)}
+            for name, c in contents.items()
+        ]
+        head = repository.head("main")
+        before = head.table("samples").to_pylist() if head else []
+        old = [row["sample_id"] for row in before if row["uri"] in contents]
+        repository.commit(Change(samples=rows, remove_samples=old), message="images")
+
+    commit(a=b"first", b=b"same", c=b"gone")
+    commit(a=b"first, and a byte")
+    repository.commit(Change(guide="# How\n"), message="the same images")
+    (folder / "c").unlink()
+    assert verify(repository) == []
+    found = {(item.object, item.problem, item.held) for item in verify(repository, media=True)}
+    changed = ("a", "its bytes changed since it was ingested", "an image of v1")
+    assert found == {changed, ("c", "it is missing", "an image of v1 to v3 (3 versions)")}
+    assert [item.held for item in verify(repository, ["v2"], media=True)] == ["an image of v2"]

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from datasetops.errors import DatasetOpsError, NotFoundError
 from datasetops.images import read_header
+from datasetops.labeling.base import Address
 from datasetops.labeling.label_studio.connection import Connection, LabelServerError
 
 HOW: Final = ("auto", "s3", "local", "inline")
@@ -22,7 +23,7 @@ _SERVED: Final = "/data/local-files/?d="
 
 def image_addresses(
     connection: Connection, project: int, places: Sequence[str], read: Callable[[int], bytes], how: str
-) -> tuple[list[str], str]:
+) -> tuple[Address, str]:
     """See LabelServer.image_addresses. Raises LabelServerError where a way was asked for that does not work."""
     if how not in HOW:
         raise ValueError(f"images: expected one of {', '.join(HOW)}; got {how!r}")
@@ -45,23 +46,22 @@ def image_addresses(
     return _inline(places, read, how, reason)
 
 
-def _signed(places: Sequence[str]) -> list[str]:
+def _signed(places: Sequence[str]) -> Address:
     from datasetops.store.s3 import s3_client, split_url
 
     client = s3_client()
-    addresses = []
-    for place in places:
-        bucket, key = split_url(place)
-        addresses.append(
-            str(client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=_EXPIRES))
+
+    def address(row: int) -> str:
+        bucket, key = split_url(places[row])
+        return str(
+            client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=_EXPIRES)
         )
-    return addresses
+
+    return address
 
 
-def _served(connection: Connection, project: int, places: Sequence[str], read: Callable[[int], bytes]) -> list[str]:
+def _served(connection: Connection, project: int, places: Sequence[str], read: Callable[[int], bytes]) -> Address:
     """Addresses below the folder that the server may serve. Raises LabelServerError where it serves none of it."""
-    if not places:
-        return []
     common = Path(os.path.commonpath([str(Path(place).parent) for place in places]))
     try:
         _share(connection, project, [common])
@@ -71,7 +71,7 @@ def _served(connection: Connection, project: int, places: Sequence[str], read: C
             raise
         _share(connection, project, below)
     root = _root(connection, places[0], read(0))
-    return [_SERVED + quote(PurePosixPath(place).relative_to(root).as_posix()) for place in places]
+    return lambda row: _SERVED + quote(PurePosixPath(places[row]).relative_to(root).as_posix())
 
 
 def _share(connection: Connection, project: int, folders: Sequence[Path]) -> None:
@@ -97,8 +97,9 @@ def _root(connection: Connection, place: str, data: bytes) -> PurePosixPath:
     )
 
 
-def _inline(places: Sequence[str], read: Callable[[int], bytes], how: str, reason: str) -> tuple[list[str], str]:
-    addresses, size = [], 0
+def _inline(places: Sequence[str], read: Callable[[int], bytes], how: str, reason: str) -> tuple[Address, str]:
+    addresses: list[str] = []
+    size = 0
     for row, place in enumerate(places):
         try:
             data = read(row)
@@ -114,4 +115,4 @@ def _inline(places: Sequence[str], read: Callable[[int], bytes], how: str, reaso
             )
         addresses.append(f"data:{read_header(data).media_type};base64,{base64.b64encode(data).decode()}")
     why = "" if how == "inline" else f", because other ways do not work: {reason}"
-    return addresses, f"Images are part of the tasks ({size / 1e6:.1f} MB){why}"
+    return addresses.__getitem__, f"Images are part of the tasks ({size / 1e6:.1f} MB){why}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import orjson
 
 from datasetops.errors import ConflictError, NotFoundError
-from datasetops.labeling.base import Answer, AnsweredTask, Pulled, PushCount, Sizes, Task
+from datasetops.labeling.base import Address, Answer, AnsweredTask, Pulled, PushCount, Sizes, Task
 from datasetops.labeling.batch import Project
 from datasetops.labeling.label_studio.connection import SLOW, Connection, LabelServerError, UnansweredError
 from datasetops.labeling.label_studio.images import image_addresses
@@ -42,30 +43,36 @@ class LabelStudioServer:
     def version(self) -> str:
         return self._connection.version
 
-    def image_addresses(self, places: Sequence[str], read: Callable[[int], bytes], how: str) -> tuple[list[str], str]:
+    def image_addresses(self, places: Sequence[str], read: Callable[[int], bytes], how: str) -> tuple[Address, str]:
         return image_addresses(self._connection, self._project.id, places, read, how)
 
     # --- push -------------------------------------------------------------------------------------------------------
 
-    def push(self, tasks: Sequence[Task], *, overlap: int, progress: Progress) -> PushCount:
+    def push(
+        self, batch: str, names: Sequence[str], make: Callable[[int], Task], *, overlap: int, progress: Progress
+    ) -> PushCount:
         """See LabelServer. Each request makes all of its tasks or none; after a lost answer the tasks are counted."""
-        if not tasks:
-            return PushCount(0, 0)
-        batch = tasks[0].batch
         self._set_overlap(overlap)
         known = {sample for sample, _ in self._tasks_of(batch)} if self._count(batch) else set()
-        missing = [task for task in tasks if task.sample_id not in known]
+        missing = [row for row, name in enumerate(names) if name not in known]
         done = iter(progress(range(len(missing)), len(missing), "Pushing tasks"))
-        for chunk, body in self._chunks(missing):
-            self._import(batch, chunk, body)
-            for _ in chunk:
-                next(done, None)
+        models: dict[str, None] = {}
+        chunks = self._chunks(make(row) for row in missing)
+        with ThreadPoolExecutor(1) as preparing:  # the next request is made up while the server works on this one
+            following = preparing.submit(next, chunks, None)
+            while chunk := following.result():
+                following = preparing.submit(next, chunks, None)
+                tasks, body = chunk
+                self._import(batch, {task.sample_id for task in tasks}, body)
+                models |= {task.model: None for task in tasks if task.annotations and task.model}
+                for _ in tasks:
+                    next(done, None)
         next(done, None)
-        self._show_predictions(missing)
-        removed = self._remove_doubles(batch) if self._count(batch) > len(tasks) else 0
-        return PushCount(len(missing), len(tasks) - len(missing), removed)
+        self._show_predictions(next(iter(models), None))
+        removed = self._remove_doubles(batch) if self._count(batch) > len(names) else 0
+        return PushCount(len(missing), len(names) - len(missing), removed)
 
-    def _chunks(self, tasks: Sequence[Task]) -> Iterator[tuple[list[Task], list[orjson.Fragment]]]:
+    def _chunks(self, tasks: Iterable[Task]) -> Iterator[tuple[list[Task], list[orjson.Fragment]]]:
         chunk: list[Task] = []
         body: list[orjson.Fragment] = []
         size = 0
@@ -90,19 +97,18 @@ class LabelStudioServer:
             "predictions": [{"model_version": task.model, "score": task.score, "result": results}],
         }
 
-    def _import(self, batch: str, chunk: list[Task], body: list[orjson.Fragment]) -> None:
+    def _import(self, batch: str, names: set[str], body: list[orjson.Fragment]) -> None:
         path = f"api/projects/{self._project.id}/import"
         while True:
             try:
                 self._connection.call("POST", path, body=body, params={"return_task_ids": "false"}, timeout=SLOW)
                 return
             except UnansweredError:
-                if self._arrived(batch, chunk):
+                if self._arrived(batch, names):
                     return
 
-    def _arrived(self, batch: str, chunk: list[Task]) -> bool:
+    def _arrived(self, batch: str, names: set[str]) -> bool:
         """Whether a request whose answer was lost has made its tasks, once the server answers again."""
-        names = {task.sample_id for task in chunk}
         deadline = time.monotonic() + _SETTLE
         while True:
             there = {sample for sample, _ in self._tasks_of(batch)}
@@ -141,24 +147,22 @@ class LabelStudioServer:
             "PATCH", f"api/projects/{self._project.id}/", body={"maximum_annotations": overlap}, again=True
         )
 
-    def _show_predictions(self, tasks: Sequence[Task]) -> None:
+    def _show_predictions(self, model: str | None) -> None:
         """Annotators see the predictions of one model version, which has to be named."""
-        model = next((task.model for task in tasks if task.annotations), None)
         if model and self._settings()["model_version"] != model:
-            self._connection.call(
-                "PATCH", f"api/projects/{self._project.id}/", body={"model_version": model}, again=True
-            )
+            body = {"model_version": model}
+            self._connection.call("PATCH", f"api/projects/{self._project.id}/", body=body, again=True)
 
     # --- pull -------------------------------------------------------------------------------------------------------
 
     def pull(self, cursor: Mapping[str, Any], sizes: Sizes, *, expected: int, again: Sequence[str] = ()) -> Pulled:
         """See LabelServer. The cursor has the server's own time of the newest change seen, and the tasks around it."""
-        settings = self._settings()
-        warnings = [
-            f"The interface was edited in Label Studio: {edit}."
-            for edit in hand_edits(self._project, settings["label_config"])
-        ]
-        changed = list(self._changed(cursor))
+        with ThreadPoolExecutor(1) as other:  # each request waits some hundredths of a second
+            listed = other.submit(lambda: list(self._changed(cursor)))
+            settings = self._settings()
+            changed = listed.result()
+        edits = hand_edits(self._project, settings["label_config"])
+        warnings = [f"The interface was edited in Label Studio: {edit}." for edit in edits]
         recent: dict[str, str] = cursor.get("recent", {})
         fresh = [task for task in changed if recent.get(str(task["id"])) != task["updated_at"]]
         wanted = [task["id"] for task in fresh if _is_answered(task)]
@@ -167,7 +171,7 @@ class LabelStudioServer:
             task for start in range(0, len(wanted), _EXPORT) for task in self._export(wanted[start : start + _EXPORT])
         ]
         known = sizes([str(task["data"].get("sample_id")) for task in exported])
-        people = self._people() if exported else {}
+        people = self._people(exported, cursor.get("people", {}))
         tasks = [
             self._answered(task, known, people) for task in exported if str(task["data"].get("sample_id")) in known
         ]
@@ -181,7 +185,9 @@ class LabelStudioServer:
         kept = {
             str(task["id"]): task["updated_at"] for task in changed if newest and task["updated_at"] >= _earlier(newest)
         }
-        following = {**cursor, "missing": missing} | ({"updated_at": newest, "recent": kept} if newest else {})
+        following = {**cursor, "missing": missing, "people": people} | (
+            {"updated_at": newest, "recent": kept} if newest else {}
+        )
         return Pulled(tuple(tasks), following, present, tuple(warnings))
 
     def _changed(self, cursor: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -193,7 +199,7 @@ class LabelStudioServer:
             items = [_filter(name, "greater", "Number", 0) for name in ("total_annotations", "cancelled_annotations")]
             yield from self._list("or", items)
 
-    def _answered(self, task: Mapping[str, Any], known: Mapping[str, Any], people: Mapping[int, str]) -> AnsweredTask:
+    def _answered(self, task: Mapping[str, Any], known: Mapping[str, Any], people: Mapping[str, str]) -> AnsweredTask:
         size = known[str(task["data"]["sample_id"])]
         answers = []
         for raw in task["annotations"]:
@@ -203,7 +209,7 @@ class LabelStudioServer:
             answers.append(
                 Answer(
                     answer_id=str(raw.get("unique_id") or f"{task['id']}-{raw['id']}"),
-                    actor=people.get(who, f"user {who}") if isinstance(who, int) else str(who),
+                    actor=people.get(str(who), f"user {who}"),
                     status="skipped" if skipped else "done",
                     regions=() if skipped else tuple(regions),
                     lead_time=raw.get("lead_time"),
@@ -220,8 +226,11 @@ class LabelStudioServer:
         params = {"exportType": "JSON", "download_all_tasks": "true", "ids[]": list(ids)}
         return list(self._connection.call("GET", path, params=params, timeout=SLOW, again=True))
 
-    def _people(self) -> dict[int, str]:
-        return {person["id"]: person["email"] for person in self._connection.get("api/users/")}
+    def _people(self, tasks: Sequence[Mapping[str, Any]], known: Mapping[str, str]) -> Mapping[str, str]:
+        """Mail addresses by user id; asked for when somebody is new."""
+        if {str(answer["completed_by"]) for task in tasks for answer in task["annotations"]} <= known.keys():
+            return known
+        return {str(person["id"]): person["email"] for person in self._connection.get("api/users/")}
 
     # --- both -------------------------------------------------------------------------------------------------------
 
