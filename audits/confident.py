@@ -97,11 +97,11 @@ def find_label_issues(
     if filter_by == "confident_learning":
         return confident_issues
     if filter_by == "low_self_confidence":
-        issues = np.zeros(given.size, dtype=bool)
-        issues[np.argsort(scan.own)[: np.count_nonzero(confident_issues)]] = True
-        return issues
+        least_sure = np.zeros(given.size, dtype=bool)
+        least_sure[np.argsort(scan.own)[: np.count_nonzero(confident_issues)]] = True
+        return least_sure
     counts = _leave_at_least(min_examples_per_class, _joint(given, scan.guess, probs.shape[1]))
-    issues = scan.differs
+    issues: npt.NDArray[np.bool_] = scan.differs
     if filter_by in ("prune_by_class", "both"):
         issues = issues & _prune_by_class(scan, counts, min_examples_per_class)
     if filter_by in ("prune_by_noise_rate", "both"):

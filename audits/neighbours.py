@@ -215,7 +215,8 @@ class _Best:
         """`similarity` is (owners, others); every pair is offered once, a row itself is passed over."""
         k = self.ids.shape[1]
         cut = self._cut[owners]
-        r, c = np.empty(0, np.int64), np.empty(0, np.int64)
+        r: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        c = r
         if others.size > k + 1:  # rows that have none yet take k, and one more, which may be the row itself
             new = np.flatnonzero(np.isneginf(cut))
             cut[new] = np.inf

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from datasetops.formats.base import PARSED_ANNOTATIONS
 from datasetops.formats.coco_file import ANNOTATION_EXTENSION, ANNOTATION_FIELDS, CocoFile, extension, is_id
@@ -39,10 +40,10 @@ class _Rows:
     file: CocoFile
     entries: list[dict[str, Any]]
     keys: frozenset[str]
-    image: np.ndarray
-    width: np.ndarray
-    height: np.ndarray
-    good: np.ndarray
+    image: NDArray[Any]
+    width: NDArray[Any]
+    height: NDArray[Any]
+    good: NDArray[Any]
 
     def where(self, row: int) -> str:
         entry = self.entries[row]
@@ -63,7 +64,7 @@ class _Shapes:
 
     kinds: list[str]
     geometries: list[dict[str, Any] | None]
-    extents: np.ndarray
+    extents: NDArray[Any]
 
 
 def read_annotations(file: CocoFile, images: ImageRows) -> pa.Table:
@@ -97,7 +98,7 @@ def _rows(file: CocoFile, images: ImageRows) -> _Rows:
     return rows
 
 
-def _image_rows(entries: list[dict[str, Any]], images: ImageRows) -> np.ndarray:
+def _image_rows(entries: list[dict[str, Any]], images: ImageRows) -> NDArray[Any]:
     """Rows of the images table; -1 where the image was left out, -2 where there is none."""
     numbers = [entry.get("image_id") for entry in entries]
     try:
@@ -158,7 +159,7 @@ def _needs_no_class(entry: dict[str, Any]) -> bool:
     return type(entry.get("caption")) is str or extension(entry).get("kind") == "text"
 
 
-def _boxes(rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+def _boxes(rows: _Rows) -> tuple[NDArray[Any], NDArray[Any]]:
     """(N, 4) xyxy pixels, and which rows have a box at all (N,)."""
     given: list[Any] = [entry.get("bbox") for entry in rows.entries]
     if "dsops" in rows.keys:
@@ -183,7 +184,7 @@ def _box(rows: _Rows, row: int, box: Any) -> list[float]:
     return [math.nan] * 4
 
 
-def _shapes(rows: _Rows, given: np.ndarray) -> _Shapes:
+def _shapes(rows: _Rows, given: NDArray[Any]) -> _Shapes:
     count = len(rows.entries)
     kinds: list[str] = ["box"] * count
     geometries: list[dict[str, Any] | None] = [None] * count
@@ -257,7 +258,7 @@ def _all_numbers(values: list[Any]) -> bool:
         return False
 
 
-def _extents(rings: list[list[float]], owners: np.ndarray, count: int) -> np.ndarray:
+def _extents(rings: list[list[float]], owners: NDArray[Any], count: int) -> NDArray[Any]:
     """xyxy (`count`, 4) around each row's rings; `owners` gives the row of each ring, in ascending order."""
     extents = np.full((count, 4), np.nan)
     if rings:
@@ -270,7 +271,7 @@ def _extents(rings: list[list[float]], owners: np.ndarray, count: int) -> np.nda
     return extents
 
 
-def _faults(rows: _Rows, boxes: np.ndarray, given: np.ndarray, extents: np.ndarray) -> Iterator[ExtentFault]:
+def _faults(rows: _Rows, boxes: NDArray[Any], given: NDArray[Any], extents: NDArray[Any]) -> Iterator[ExtentFault]:
     """One for each row at most: of its box if that has any, else of its polygons."""
     seen: set[int] = set()
     for noun, places, present in (("box", boxes, given), ("polygon", extents, ~np.isnan(extents[:, 0]))):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from datasetops.errors import FormatError
 from datasetops.formats.base import PARSED_SAMPLES
@@ -26,8 +27,8 @@ class ImageRows:
 
     table: pa.Table
     row_of: dict[Any, int]
-    width: np.ndarray
-    height: np.ndarray
+    width: NDArray[Any]
+    height: NDArray[Any]
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from datasetops.formats.base import ExportData, ExportReport, external_id
 from datasetops.formats.coco_file import ANNOTATION_EXTENSION, ANNOTATION_FIELDS, IMAGE_EXTENSION, IMAGE_FIELDS
@@ -228,10 +229,10 @@ def _xywh(table: pa.Table) -> tuple[list[list[float] | None], int]:
     return boxes, inexact
 
 
-def _side(near: np.ndarray, far: np.ndarray) -> np.ndarray:
+def _side(near: NDArray[Any], far: NDArray[Any]) -> NDArray[Any]:
     """A length that leads from `near` to exactly `far` in floating point, of as few decimals as possible."""
     exact = far - near
-    length: np.ndarray = exact.copy()
+    length: NDArray[Any] = exact.copy()
     open_ = np.ones(len(length), bool)
     candidates = [np.round(exact, decimals) for decimals in _DECIMALS]
     for candidate in (*candidates, exact, np.nextafter(exact, np.inf), np.nextafter(exact, -np.inf)):

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from datasetops.formats.base import PARSED_ANNOTATIONS, PARSED_SAMPLES, Parsed
 from datasetops.formats.problems import Problems
 
-Columns = Mapping[str, Sequence[Any] | np.ndarray]
+Columns = Mapping[str, Sequence[Any] | NDArray[Any]]
 
 
 def parsed(samples: Columns, annotations: Columns, problems: Problems) -> Parsed:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 # Image sizes are whole numbers and coordinates often are not, so a far edge may overshoot by rounding. The near edge is
 # at exactly 0: anything below it is outside, however little.
@@ -21,7 +22,7 @@ class ExtentFault(NamedTuple):
 
 
 def extent_faults(
-    extents: np.ndarray, width: np.ndarray, height: np.ndarray, *, noun: str, near_tolerance: bool = False
+    extents: NDArray[Any], width: NDArray[Any], height: NDArray[Any], *, noun: str, near_tolerance: bool = False
 ) -> Iterator[ExtentFault]:
     """At most one fault for each row of `extents` (N, 4), xyxy pixels; sizes (N,) are NaN where they are not known.
 

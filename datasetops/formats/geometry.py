@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datasetops.formats.rle import rle_area, rle_extent
 
@@ -31,10 +32,10 @@ def geometry_area(geometry: dict[str, Any]) -> float | None:
     return None
 
 
-def _pairs(ring: list[float]) -> np.ndarray:
+def _pairs(ring: list[float]) -> NDArray[Any]:
     return np.asarray(ring, np.float64).reshape(-1, 2)
 
 
-def _signed_area(points: np.ndarray) -> float:
+def _signed_area(points: NDArray[Any]) -> float:
     x, y = points.T
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def run_lengths(counts: list[int] | str) -> np.ndarray:
+def run_lengths(counts: list[int] | str) -> NDArray[Any]:
     """Runs as int64 from either form of `counts`. Raises ValueError for what is neither."""
     if isinstance(counts, str):
         return _decompressed(counts)
@@ -22,7 +23,7 @@ def run_lengths(counts: list[int] | str) -> np.ndarray:
     return runs.astype(np.int64)
 
 
-def _decompressed(text: str) -> np.ndarray:
+def _decompressed(text: str) -> NDArray[Any]:
     codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
     if codes.size == 0:
         return codes

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from datasetops.errors import DatasetOpsError
-from datasetops.labeling.base import FileTool, Pulled
+from datasetops.labeling.base import FileTool, ImageSize, Pulled
 from datasetops.labeling.batch import Batch, Project, batches, image_sizes, load_project, project_names, save_project
 from datasetops.labeling.pull import PullResult, apply
 from datasetops.labeling.push import task_maker
@@ -72,7 +72,7 @@ def read_files(
             f"Nothing was pushed to {project.name!r} yet.", remedy=f"First: dsops label push --tool {tool} --out FILE"
         )
     batch_of = {name: batch for batch in mine for name in batch.samples}
-    sizes = {}
+    sizes: dict[str, ImageSize] = {}
     for batch in mine:
         sizes |= image_sizes(repository, batch, batch.samples)
     schema = repository.version(mine[-1].version).schema

@@ -62,7 +62,7 @@ def status(repository: Repository, project: Project, server: LabelServer) -> Lab
     """What was pulled and what has changed on the server since."""
     mine = {batch.name: batch for batch in batches(repository, project.name)}
     fresh = heads_of(repository, project, mine, server)
-    heads = answer_heads(repository, project.name) | fresh.tasks
+    heads = {**answer_heads(repository, project.name), **fresh.tasks}
     answers = [answer for head in heads.values() for answer in head["answers"]]
     return LabelStatus(
         project=project.name,

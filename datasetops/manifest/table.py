@@ -50,7 +50,7 @@ class TableState:
         """(segment, row) that holds the live row of each key; (-1, -1) where there is none."""
         where = np.full(len(keys), -1, dtype=np.int64)
         at = np.full(len(keys), -1, dtype=np.int64)
-        open_ = np.arange(len(keys))
+        open_: Positions = np.arange(len(keys))
         for number in range(len(self.segments) - 1, -1, -1):
             if not len(open_):
                 break

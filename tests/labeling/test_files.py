@@ -29,11 +29,10 @@ def boxes(tmp_path: Path) -> Repository:
     samples, rows = [], []
     for number, photo in enumerate(photos()):
         photo.save(tmp_path / "repository" / f"{number}.png")
-        samples.append(
-            {"sample_id": f"s{number}", "uri": f"{number}.png", "width": 640, "height": 427, "media_type": "image/png"}
-        )
-        rows.append({"annotation_id": f"s{number}#0", "sample_id": f"s{number}", "kind": "box", "label": "roof", "source": "model",
-                     "model": "m1", "x1": 10.5, "y1": 20.25, "x2": 200.0, "y2": 150.75})  # fmt: skip
+        name, size = f"s{number}", {"width": 640, "height": 427, "media_type": "image/png"}
+        samples.append({"sample_id": name, "uri": f"{number}.png"} | size)
+        box = {"kind": "box", "label": "roof", "x1": 10.5, "y1": 20.25, "x2": 200.0, "y2": 150.75}
+        rows.append({"annotation_id": f"{name}#0", "sample_id": name, "source": "model", "model": "m1"} | box)
     repository.commit(Change(samples=samples, annotations=rows), message="two photos")
     return repository
 

@@ -45,7 +45,7 @@ class Connection:
         try:
             sessions = httpx.Client(follow_redirects=True)
             weakref.finalize(self, sessions.close)
-            sdk = LabelStudio(base_url=self.url, api_key=token, timeout=_QUICK, httpx_client=sessions)
+            sdk: Any = LabelStudio(base_url=self.url, api_key=token, timeout=_QUICK, httpx_client=sessions)  # type: ignore[no-untyped-call]
             self._http = sdk._client_wrapper.httpx_client
         except ApiError as error:  # an expired personal access token
             raise self._refusal(error.status_code or 401, str(error.body)) from None

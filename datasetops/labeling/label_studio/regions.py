@@ -79,15 +79,17 @@ def regions_of(
             continue
         owner, number = _owner(name, kind, group, point)
         parts[owner, kind, label].append((number, group))
-    for (name, kind, label), groups_of_one in parts.items():
+    for (name, region_kind, label), groups_of_one in parts.items():
         try:
-            values = _values(kind, label, [group for _, group in sorted(groups_of_one, key=_first)], schema, size)
+            values = _values(
+                region_kind, label, [group for _, group in sorted(groups_of_one, key=_first)], schema, size
+            )
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            unread.append(f"a region of {kind} cannot be read: {type(error).__name__}: {error}")
+            unread.append(f"a region of {region_kind} cannot be read: {type(error).__name__}: {error}")
             continue
         outside = _outside(values, size)
         if outside:
-            problems.append(f"a region of {kind} {outside}")
+            problems.append(f"a region of {region_kind} {outside}")
         regions.append(Region(name, values))
     return regions, unread, problems
 
@@ -213,7 +215,7 @@ def _brush(geometry: Mapping[str, Any], size: ImageSize) -> list[int]:
     from label_studio_sdk.converter import brush
 
     shown = np.ascontiguousarray(mask_to_shown(decoded(geometry["rle"]), size))
-    runs: list[int] = [int(value) for value in brush.mask2rle(shown.astype(np.uint8) * 255)]
+    runs: list[int] = [int(value) for value in brush.mask2rle(shown.astype(np.uint8) * 255)]  # type: ignore[no-untyped-call]
     return runs
 
 
@@ -364,8 +366,8 @@ def _pixels(points: npt.ArrayLike, size: ImageSize) -> Floats:
 
 
 def _outside(values: Mapping[str, Any], size: ImageSize) -> str | None:
-    corners = [values.get(name) for name in ("x1", "y1", "x2", "y2")]
-    if any(corner is None for corner in corners):
+    corners = [float(values[name]) for name in ("x1", "y1", "x2", "y2") if values.get(name) is not None]
+    if len(corners) < 4:
         return None
     x1, y1, x2, y2 = corners
     if not np.isfinite(corners).all():
