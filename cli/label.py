@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from datasetops.cli.files import chosen_samples
 from datasetops.cli.session import Session, command, table
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
     from datasetops.labeling import PullResult
-    from datasetops.manifest import Version
 
 ProjectName = Annotated[str | None, typer.Option("--project", help="The labeling project; the schema's unless told.")]
 Rule = Annotated[str, typer.Option(help="How several answers are merged: majority or cleanlab.")]
@@ -84,7 +84,7 @@ def push(
 
     repository = session.repository
     chosen = repository.version(version)
-    ids = _samples(chosen, batch, where)
+    ids = chosen_samples(chosen, batch, where)
     to_files = tool != "label-studio"
     if to_files and out is None:
         raise ValueError(f"--out: {tool} reads files; name the one to write")
@@ -112,8 +112,10 @@ def push(
     lines = [
         f"{result.created:,} tasks made, {result.existing:,} were there already (batch {result.batch}).",
         *([f"{result.removed:,} doubles of an interrupted push removed."] if result.removed else []),
+        *([f"{result.renewed:,} addresses of images renewed."] if result.renewed else []),
         f"{result.with_predictions:,} of {result.tasks:,} start from annotations of {result.version}.",
         result.images,
+        *result.warnings,
         f"Label at: {target.url}/projects/{target.id}",
         f"Next: dsops label status --project {target.name}; dsops label pull --project {target.name}",
     ]
@@ -222,31 +224,6 @@ def watch(
             typer.echo(json.dumps(result.as_dict(), default=str))
         else:
             session.emit({}, _told(result, None))
-
-
-def _samples(version: Version, batch: Path | None, where: str | None) -> list[str]:
-    if batch is not None and where is not None:
-        raise ValueError("--batch and --where: give one of them")
-    if where is not None:
-        return version.where(where)
-    if batch is None:
-        ids: list[str] = version.table("samples", ["sample_id"])["sample_id"].to_pylist()
-        return ids
-    from datasetops.errors import FormatError
-
-    try:
-        lines = batch.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise FormatError(
-            f"{batch} cannot be read: {reason}.", remedy="Name a CSV file with a column sample_id."
-        ) from None
-    rows = list(csv.reader(lines))
-    header = rows[0] if rows else []
-    column = header.index("sample_id") if "sample_id" in header else None
-    if column is None and len(header) > 1:
-        raise FormatError(f"{batch}: line 1: there is no column sample_id.", remedy="Name it in the first line.")
-    return [row[column or 0] for row in rows[column is not None :] if len(row) > (column or 0) and row[column or 0]]
 
 
 def _chances(file: Path | None) -> Any:

@@ -38,9 +38,16 @@ def check(session: Session, source: Source) -> None:
     )
 
 
-def show(session: Session, source: Source = "main") -> None:
+def show(
+    session: Session,
+    source: Source = "main",
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="As a YAML file, to start your own from.")] = False,
+) -> None:
     """Show a schema: its tasks and classes."""
     schema = _resolve(session, source)
+    if as_yaml and not session.as_json:
+        session.emit({}, schema.to_yaml().rstrip())
+        return
     lines = [f"{schema.name} {schema.version}  {schema.description}".rstrip(), f"kinds: {', '.join(schema.kinds)}", ""]
     lines += table(
         (

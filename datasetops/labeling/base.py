@@ -131,11 +131,13 @@ class Pulled:
 
 @dataclass(frozen=True)
 class PushCount:
-    """Tasks that were made now, that stood there already, and doubles of interrupted pushes that were removed."""
+    """Tasks that were made now, that stood there already, doubles of interrupted pushes that were removed, and images'
+    addresses that were renewed before they expire."""
 
     created: int
     existing: int
     removed: int = 0
+    renewed: int = 0
 
 
 class LabelServer(Protocol):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from datasetops.labeling.answers import Row, Wanted, attach, same_content, wanted_rows
-from datasetops.labeling.base import Answer, AnsweredTask, ImageSize, LabelServer, Pulled
+from datasetops.labeling.base import Answer, AnsweredTask, LabelServer, Pulled
 from datasetops.labeling.batch import Batch, Project, batches, image_sizes, save_project
-from datasetops.labeling.consensus import agreement, answer_of_rows, cleanlab_consensus
+from datasetops.labeling.consensus import cleanlab_consensus
+from datasetops.labeling.heads import BatchSizes, answer_heads, deleted_tasks, head_of, is_news, one_a_sample
 from datasetops.labeling.push import rows_by_sample
 from datasetops.ledger import Event
 from datasetops.manifest import Change, Conflict, Repository, Version
@@ -77,7 +78,7 @@ def pull(
     A pull that is interrupted leaves nothing behind; the next one does its work.
     """
     mine = {batch.name: batch for batch in batches(repository, project.name)}
-    sizes = _Sizes(repository, mine.values())
+    sizes = BatchSizes(repository, mine.values())
     expected = sum(len(batch.samples) for batch in mine.values())
     pulled = server.pull(project.cursor, sizes, expected=expected, again=project.again)
     result, again = apply(
@@ -107,14 +108,16 @@ def apply(
         raise ValueError(f"rule: expected one of {', '.join(RULES)}; got {rule!r}")
     head = repository.version(branch)
     known = answer_heads(repository, project.name)
-    tasks = [task for task in pulled.tasks if task.batch in mine and _is_news(task, known)]
+    tasks = [task for task in pulled.tasks if task.batch in mine and is_news(task, known)]
     if not tasks and pulled.present is None:
         return _result(None, _Plan(warnings=list(pulled.warnings)), [], {}), list(project.again)
     name = f"{tool.name} {tool.version}"
-    plan = _plan(repository, head, mine, tasks, known, name, rule, probabilities, progress)
+    plan = _plan(repository, head, mine, tasks, name, rule, probabilities, progress)
     plan.warnings += pulled.warnings
-    removed = _deleted(mine, pulled, known)
-    plan.heads += removed
+    removed = deleted_tasks(mine, pulled, known)
+    plan.heads = [item for item in plan.heads + removed if known.get((item["sample_id"], item["batch"])) != item]
+    if not (plan.heads or plan.put or plan.remove):
+        return _result(None, plan, tasks, {}), plan.again
     record = canonical_json({"project": project.name, "tasks": plan.heads, "conflicts": _told(plan.conflicts)})
     event = Event("label-pull", repository.settings.actor)
     key = f"labeling/answers/{project.name}/{event.time[:10]}-{event.event_id}.json"
@@ -138,51 +141,9 @@ def apply(
         committed = repository.commit(change, message=text, event=event, branch=branch, parent=head)
         if committed.changed:
             made, counts = committed.version.name, committed.counts["annotations"]
-    if made is None and plan.heads:
+    if made is None:
         repository.ledger.record(event)
     return _result(made, plan, tasks, counts), plan.again
-
-
-def answer_heads(repository: Repository, project: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the last pull that saw a task says of it, by (sample_id, batch): its answers without their regions."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    entries = [
-        entry
-        for entry in repository.ledger.backwards()
-        if entry.event.kind == "label-pull" and entry.event.parameters.get("project") == project
-    ]
-    for entry in reversed(entries):
-        for key in entry.event.outputs["files"]:
-            for task in json.loads(repository.store.get(key))["tasks"]:
-                found[task["sample_id"], task["batch"]] = task
-    return found
-
-
-@dataclass(frozen=True)
-class FreshHeads:
-    """Heads as `answer_heads` has them, of tasks that changed since the last pull."""
-
-    tasks: Mapping[tuple[str, str], Mapping[str, Any]]
-    warnings: tuple[str, ...]
-
-
-def heads_of(repository: Repository, project: Project, mine: Mapping[str, Batch], server: LabelServer) -> FreshHeads:
-    """What a pull would find, without writing anything."""
-    expected = sum(len(batch.samples) for batch in mine.values())
-    pulled = server.pull(project.cursor, _Sizes(repository, mine.values()), expected=expected)
-    known = answer_heads(repository, project.name)
-    tasks = [task for task in pulled.tasks if task.batch in mine and _is_news(task, known)]
-    heads = {}
-    for batch in mine.values():
-        group = _merged_tasks([task for task in tasks if task.batch == batch.name])
-        base = rows_by_sample(repository.version(batch.version), sorted(group)) if group else {}
-        sizes = image_sizes(repository, batch, sorted(group)) if group else {}
-        for sample, task in group.items():
-            began = base.get(sample, [])
-            answers = [attach(answer, began, repository.version(batch.version).schema) for answer in task.answers]
-            heads[sample, batch.name] = _head(task, answers, began, batch, sizes.get(sample))
-    heads |= {(head["sample_id"], head["batch"]): head for head in _deleted(mine, pulled, known)}
-    return FreshHeads(heads, pulled.warnings)
 
 
 def _plan(
@@ -190,7 +151,6 @@ def _plan(
     head: Version,
     mine: Mapping[str, Batch],
     tasks: Sequence[AnsweredTask],
-    known: Mapping[tuple[str, str], Mapping[str, Any]],
     tool: str,
     rule: str,
     probabilities: Probabilities | None,
@@ -210,7 +170,7 @@ def _plan(
         ids = sorted({task.sample_id for task in group})
         base, then = rows_by_sample(started, ids), _samples(started, ids)
         sizes = image_sizes(repository, batch, ids)
-        merged = _merged_tasks(group)
+        merged = one_a_sample(group)
         attached = {
             sample: tuple(attach(answer, base.get(sample, []), started.schema) for answer in task.answers)
             for sample, task in merged.items()
@@ -219,7 +179,7 @@ def _plan(
         for sample, task in merged.items():
             next(steps, None)
             answers = attached[sample]
-            plan.heads.append(_head(task, answers, base.get(sample, []), batch, sizes.get(sample)))
+            plan.heads.append(head_of(task, answers, base.get(sample, []), batch, sizes.get(sample)))
             unread = [(answer, sentence) for answer in answers for sentence in answer.unread]
             plan.warnings += [f"{sample} ({a.actor}): {sentence}" for a in answers for sentence in a.problems]
             if unread:
@@ -235,6 +195,7 @@ def _plan(
             )  # fmt: skip
             _merge(
                 plan,
+                name,
                 sample,
                 wanted,
                 base.get(sample, []),
@@ -250,6 +211,7 @@ def _plan(
 
 def _merge(
     plan: _Plan,
+    batch: str,
     sample: str,
     wanted: Wanted,
     base: Sequence[Row],
@@ -263,28 +225,21 @@ def _merge(
         plan.conflicts.append(Conflict("samples", sample, sample, _shown(then), _shown(today), _shown(then)))
         return
     before = {row["annotation_id"]: row for row in base}
-    ours = {key for key, row in now.items() if (row["answer"] or {}).get("batch") in mine}
+    ours = {key: row["answer"]["batch"] for key, row in now.items() if (row["answer"] or {}).get("batch") in mine}
     for key, row in wanted.rows.items():
         current = now.get(key)
-        if same_content(current, row) and (key not in before or _settled(current, row)):
-            continue
         if key in ours or same_content(current, before.get(key)):
-            plan.put[key] = row
-        elif not same_content(row, before.get(key)):
-            plan.conflicts.append(
-                Conflict("annotations", key, sample, _shown(before.get(key)), _shown(current), _shown(row))
-            )
-    stale = {key for key in ours if key not in wanted.rows and now[key]["answer"]["batch"] in _batches_of(wanted, mine)}
+            if not (same_content(current, row) and _settled(current, row)):
+                plan.put[key] = row
+        elif not same_content(row, before.get(key)) and not same_content(row, current):
+            rows = _shown(before.get(key)), _shown(current), _shown(row)
+            plan.conflicts.append(Conflict("annotations", key, sample, *rows))
+    stale = {key for key, name in ours.items() if name == batch and key not in wanted.rows}
     for key in (wanted.gone | stale) & now.keys():
         if key in ours or same_content(now[key], before.get(key)):
             plan.remove.add(key)
         else:
             plan.conflicts.append(Conflict("annotations", key, sample, _shown(before.get(key)), _shown(now[key]), None))
-
-
-def _batches_of(wanted: Wanted, mine: Mapping[str, Batch]) -> set[str]:
-    told = {row["answer"]["batch"] for row in wanted.rows.values() if row.get("answer")}
-    return told or set(mine)
 
 
 def _settled(current: Mapping[str, Any] | None, row: Mapping[str, Any]) -> bool:
@@ -309,63 +264,6 @@ def _decide(
     if probabilities is None:
         raise ValueError("rule: cleanlab needs class probabilities: --probabilities FILE")
     return cleanlab_consensus(several, schema.class_names, probabilities)
-
-
-def _head(
-    task: AnsweredTask, answers: Sequence[Answer], base: Sequence[Row], batch: Batch, size: ImageSize | None
-) -> dict[str, Any]:
-    """What is kept of a task for the status: no regions, but how the answers compare."""
-    gold = answer_of_rows(batch.gold[task.sample_id]) if task.sample_id in batch.gold else None
-    began = answer_of_rows(base) if base and batch.predictions else None
-    told = []
-    for answer in answers:
-        facts = asdict(answer)
-        for name in ("regions", "unread", "problems"):
-            facts.pop(name)
-        if answer.status == "done":
-            facts["regions"] = len(answer.regions)
-            facts["changed"] = any(region.changed for region in answer.regions) or len(answer.regions) != len(base)
-            facts["gold"] = agreement(answer, gold, size=size) if gold else None
-            facts["pre"] = agreement(answer, began, size=size) if began else None
-        told.append(facts)
-    return {"task_id": task.task_id, "sample_id": task.sample_id, "batch": task.batch, "answers": told}
-
-
-def _is_news(task: AnsweredTask, known: Mapping[tuple[str, str], Mapping[str, Any]]) -> bool:
-    before = known.get((task.sample_id, task.batch))
-    return bool(task.answers) or bool(before and before["answers"] and not before.get("deleted"))
-
-
-def _merged_tasks(tasks: Sequence[AnsweredTask]) -> dict[str, AnsweredTask]:
-    """One task a sample: doubles that an interrupted push left behind are one task with the answers of both."""
-    merged: dict[str, AnsweredTask] = {}
-    for task in tasks:
-        if first := merged.get(task.sample_id):
-            task = AnsweredTask(first.task_id, first.sample_id, first.batch, first.answers + task.answers)
-        merged[task.sample_id] = task
-    return merged
-
-
-def _deleted(
-    mine: Mapping[str, Batch], pulled: Pulled, known: Mapping[tuple[str, str], Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Tasks that somebody deleted in the tool. Their answers stay; that they were deleted is recorded."""
-    if pulled.present is None:
-        return []
-    there = pulled.present
-    lost = [(s, name) for name, batch in mine.items() for s in batch.samples if (s, name) not in there]
-    return [
-        {
-            "task_id": None,
-            "sample_id": sample,
-            "batch": name,
-            "answers": [],
-            **known.get((sample, name), {}),
-            "deleted": True,
-        }
-        for sample, name in lost
-        if not known.get((sample, name), {}).get("deleted")
-    ]
 
 
 def _all_rows(version: Version, ids: Sequence[str]) -> dict[str, dict[str, Row]]:
@@ -408,19 +306,3 @@ def _result(version: str | None, plan: _Plan, tasks: Sequence[AnsweredTask], cou
         unused=tuple(plan.unused),
         warnings=tuple(plan.warnings),
     )
-
-
-class _Sizes:
-    """Sizes of samples of some batches, the newest batch first."""
-
-    def __init__(self, repository: Repository, of: Any) -> None:
-        self._repository = repository
-        self._batches: list[Batch] = sorted(of, key=lambda batch: int(batch.version[1:]))
-
-    def __call__(self, sample_ids: Sequence[str]) -> dict[str, ImageSize]:
-        sizes: dict[str, ImageSize] = {}
-        for batch in self._batches:
-            inside = set(batch.samples).intersection(sample_ids)
-            if inside:
-                sizes |= image_sizes(self._repository, batch, sorted(inside))
-        return sizes

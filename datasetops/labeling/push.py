@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,11 +23,12 @@ from datasetops.records import canonical_json, sha256_hex
 from datasetops.store.media import Media
 
 _TURNED = ("image/jpeg", "image/tiff", "image/webp", "image/png")  # formats that carry an EXIF orientation
+_NOT_SHOWN = ("image/tiff", "image/jp2", "image/x-portable-pixmap")
 
 
 @dataclass(frozen=True)
 class PushResult:
-    """`images` is a sentence that tells how the images get to the browser."""
+    """`images` is a sentence that tells how the images get to the browser; `warnings` are about some that will not."""
 
     batch: str
     project: str
@@ -36,9 +37,11 @@ class PushResult:
     created: int
     existing: int
     removed: int
+    renewed: int
     gold: int
     with_predictions: int
     images: str
+    warnings: tuple[str, ...] = ()
 
 
 def make_batch(
@@ -112,7 +115,11 @@ def push(
     """Make the tasks of a batch that do not exist yet. Run again after any interruption, it makes the rest."""
     version = repository.version(batch.version)
     media = Media(repository.store, repository.root)
-    rows = version.state("samples").rows(pa.array(batch.samples, pa.string()), ["sample_id", "uri"]).to_pylist()
+    rows = (
+        version.state("samples")
+        .rows(pa.array(batch.samples, pa.string()), ["sample_id", "uri", "media_type"])
+        .to_pylist()
+    )
     uris = {row["sample_id"]: row["uri"] for row in rows}
     places = [media.locate(uris[name]) for name in batch.samples]
     address, how = server.image_addresses(places, lambda row: media.read(uris[batch.samples[row]]), images)
@@ -126,9 +133,11 @@ def push(
         created=counted.created,
         existing=counted.existing,
         removed=counted.removed,
+        renewed=counted.renewed,
         gold=len(batch.gold),
         with_predictions=shown,
         images=how,
+        warnings=_not_shown(rows),
     )
     if counted.created or not _recorded(repository, batch):
         _record(repository, batch, server.name, server.version, result)
@@ -188,6 +197,14 @@ def _unusual_sizes(
         if (header.orientation or 1) != 1 or not row["width"] or not row["height"]:
             sizes[row["sample_id"]] = [header.width, header.height, header.orientation or 1]
     return sizes
+
+
+def _not_shown(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    kinds = Counter(row["media_type"] for row in rows if row["media_type"] in _NOT_SHOWN)
+    return tuple(
+        f"{count:,} images are {kind}, which browsers do not show: annotators will skip them. Convert them first."
+        for kind, count in sorted(kinds.items())
+    )
 
 
 def _recorded(repository: Repository, batch: Batch) -> bool:

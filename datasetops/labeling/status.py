@@ -11,7 +11,7 @@ from typing import Any
 
 from datasetops.labeling.base import LabelServer
 from datasetops.labeling.batch import Batch, Project, batches
-from datasetops.labeling.pull import answer_heads, heads_of
+from datasetops.labeling.heads import answer_heads, fresh_heads
 from datasetops.manifest import Repository
 
 
@@ -61,7 +61,7 @@ class LabelStatus:
 def status(repository: Repository, project: Project, server: LabelServer) -> LabelStatus:
     """What was pulled and what has changed on the server since."""
     mine = {batch.name: batch for batch in batches(repository, project.name)}
-    fresh = heads_of(repository, project, mine, server)
+    fresh = fresh_heads(repository, project, mine, server)
     heads = {**answer_heads(repository, project.name), **fresh.tasks}
     answers = [answer for head in heads.values() for answer in head["answers"]]
     return LabelStatus(

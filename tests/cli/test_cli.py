@@ -149,6 +149,24 @@ def test_a_split_tells_what_was_asked_and_what_came_out(filled: Run) -> None:
     assert answer(filled("split", "train=0.5,test=0.5", "--json"))["placed"] == {}  # type: ignore[index]
 
 
+def test_samples_that_are_removed_stay_in_older_versions(filled: Run, tmp_path: Path) -> None:
+    assert answer(filled("remove", "--where", "label = '3'", "--json")) == {
+        "version": "v2",
+        "changed": True,
+        "removed": 2,
+    }
+    assert answer(filled("show", "v2", "--json"))["samples"] == 18  # type: ignore[index]
+    assert answer(filled("show", "v1", "--json"))["samples"] == 20  # type: ignore[index]
+    assert filled("remove").exit_code == 2
+    (tmp_path / "list.csv").write_text("score,sample_id\n1,nobody\n")
+    assert "v2: 0 samples removed; there were none" in filled("remove", "--batch", str(tmp_path / "list.csv")).stdout
+
+
+def test_a_schema_can_be_started_from_one_that_comes_along(filled: Run, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(filled("schema", "show", "blood_cells", "--yaml").stdout)
+    assert filled("schema", "diff", "blood_cells", str(tmp_path / "own.yaml")).stdout == "The schemas are equal.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from label_studio_server import TOKEN, Annotator, Server, new_server
 
 from datasetops.labeling import make_batch, open_project, pull, push, set_up
+from datasetops.labeling.label_studio import server as label_studio_server_module
 from datasetops.labeling.label_studio.connection import LabelServerError
 from datasetops.manifest import Change, Repository
 from datasetops.schema import load_schema
@@ -106,6 +110,56 @@ def test_server_killed_in_the_middle_of_a_push(tmp_path: Path, server: Server) -
     assert sorted(samples_of(server, project.id)) == ids
 
 
+class Lossy:
+    """Passes requests on to a server; the answer to the first import is lost after the server has carried it out."""
+
+    def __init__(self, server: Server) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
+        self.server, self.lost = server, 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listening.accept()
+                threading.Thread(target=self._pass_on, args=(client,), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self.server.port)) as upstream, suppress(OSError):
+            importing = False
+            while True:
+                ready, _, _ = select.select([client, upstream], [], [])
+                data = ready[0].recv(1 << 16)
+                if not data:
+                    return
+                if ready[0] is client:
+                    importing = importing or b"/import" in data[:200]
+                    upstream.sendall(data)
+                elif importing and not self.lost:
+                    self.lost += 1
+                    return
+                else:
+                    client.sendall(data)
+
+
+@pytest.mark.usefixtures("credentials")
+def test_an_import_whose_answer_is_lost_is_not_repeated(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lossy = Lossy(server)
+    monkeypatch.setenv("LABEL_STUDIO_URL", lossy.url)
+    repository = many(tmp_path / "repository")
+    project, _ = set_up(repository, repository.version())
+    ids = [f"s{n:04}" for n in range(20)]
+    batch = make_batch(repository, repository.version(), ids, project)
+    result = push(repository, batch, open_project(repository, project))
+    lossy.listening.close()
+    assert lossy.lost == 1
+    assert (result.created, result.removed) == (20, 0)
+    assert sorted(samples_of(server, project.id)) == ids
+
+
 @pytest.mark.usefixtures("credentials")
 def test_client_killed_at_any_moment_of_a_push(tmp_path: Path, server: Server) -> None:
     repository = many(tmp_path / "repository")
@@ -143,7 +197,9 @@ def test_a_pull_from_a_server_that_went_away_is_done_by_the_next(tmp_path: Path,
     assert pull(repository, project, open_project(repository, project)).version == "v2"
 
 
-def test_images_in_s3_are_shown_by_signed_addresses(tmp_path: Path, server: Server, s3: str) -> None:
+def test_images_in_s3_are_shown_by_signed_addresses(
+    tmp_path: Path, server: Server, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import boto3
     import httpx
 
@@ -158,3 +214,8 @@ def test_images_in_s3_are_shown_by_signed_addresses(tmp_path: Path, server: Serv
     assert "signed addresses" in result.images
     address = Annotator(server, project.id).tasks()["a"]["data"]["image"]
     assert httpx.get(address).content == b"picture"
+    assert push(repository, batch, open_project(repository, project)).renewed == 0
+    monkeypatch.setattr(label_studio_server_module, "_RENEWED", 8 * 24 * 3600)
+    assert push(repository, batch, open_project(repository, project)).renewed == 1
+    renewed = Annotator(server, project.id).tasks()["a"]["data"]
+    assert (renewed["sample_id"], httpx.get(renewed["image"]).content) == ("a", b"picture")

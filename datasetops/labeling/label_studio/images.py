@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from datasetops.errors import DatasetOpsError, NotFoundError
 from datasetops.images import read_header
@@ -44,6 +45,17 @@ def image_addresses(
                 raise
             reason = error.message
     return _inline(places, read, how, reason)
+
+
+def expires_at(address: str) -> float | None:
+    """When a signed address stops to work, in seconds since 1970; None where it does not."""
+    fields = {name.lower(): values[0] for name, values in parse_qs(urlsplit(address).query).items()}
+    if "signature" in fields and fields.get("expires", "").isdigit():
+        return float(fields["expires"])
+    if "x-amz-date" in fields and fields.get("x-amz-expires", "").isdigit():
+        signed = datetime.strptime(fields["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        return signed.timestamp() + float(fields["x-amz-expires"])
+    return None
 
 
 def _signed(places: Sequence[str]) -> Address:

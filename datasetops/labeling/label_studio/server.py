@@ -15,7 +15,7 @@ from datasetops.errors import ConflictError, NotFoundError
 from datasetops.labeling.base import Address, Answer, AnsweredTask, Pulled, PushCount, Sizes, Task
 from datasetops.labeling.batch import Project
 from datasetops.labeling.label_studio.connection import SLOW, Connection, LabelServerError, UnansweredError
-from datasetops.labeling.label_studio.images import image_addresses
+from datasetops.labeling.label_studio.images import expires_at, image_addresses
 from datasetops.labeling.label_studio.project import hand_edits
 from datasetops.labeling.label_studio.regions import regions_of, results_of
 from datasetops.progress import Progress
@@ -25,6 +25,7 @@ _CHUNK: Final = 2_000  # tasks of one request: all of them are made, or none
 _CHUNK_BYTES: Final = 32 << 20
 _SETTLE: Final = 20.0  # seconds after a lost answer for which its tasks may still appear
 _EXPORT: Final = 900  # tasks of one export: the server takes at most 1,000 fields in a query
+_RENEWED: Final = 24 * 3600  # seconds before its end from which an address is renewed
 _PAGE: Final = 10_000
 _WINDOW: Final = 5  # seconds before the newest change that the next pull looks at again
 
@@ -53,7 +54,7 @@ class LabelStudioServer:
     ) -> PushCount:
         """See LabelServer. Each request makes all of its tasks or none; after a lost answer the tasks are counted."""
         self._set_overlap(overlap)
-        known = {sample for sample, _ in self._tasks_of(batch)} if self._count(batch) else set()
+        known = dict(self._tasks_of(batch)) if self._count(batch) else {}
         missing = [row for row, name in enumerate(names) if name not in known]
         done = iter(progress(range(len(missing)), len(missing), "Pushing tasks"))
         models: dict[str, None] = {}
@@ -69,8 +70,26 @@ class LabelStudioServer:
                     next(done, None)
         next(done, None)
         self._show_predictions(next(iter(models), None))
+        renewed = self._renew(known, names, make, progress)
         removed = self._remove_doubles(batch) if self._count(batch) > len(names) else 0
-        return PushCount(len(missing), len(names) - len(missing), removed)
+        return PushCount(len(missing), len(names) - len(missing), removed, renewed)
+
+    def _renew(
+        self, known: Mapping[str, dict[str, Any]], names: Sequence[str], make: Callable[[int], Task], progress: Progress
+    ) -> int:
+        """Give tasks that are still to be done new addresses where theirs expire within a day."""
+        soon = time.time() + _RENEWED
+        rows = [
+            row
+            for row, name in enumerate(names)
+            if (task := known.get(name)) and not _is_answered(task)
+            if (expiry := expires_at(task["data"]["image"])) is not None and expiry < soon
+        ]
+        for row in progress(rows, len(rows), "Renewing addresses"):
+            task = known[names[row]]
+            body = {"data": task["data"] | {"image": make(row).image}}
+            self._connection.call("PATCH", f"api/tasks/{task['id']}/", body=body, again=True)
+        return len(rows)
 
     def _chunks(self, tasks: Iterable[Task]) -> Iterator[tuple[list[Task], list[orjson.Fragment]]]:
         chunk: list[Task] = []
