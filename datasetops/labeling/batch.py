@@ -53,7 +53,8 @@ class Batch:
 class Project:
     """A project of an annotation tool. `schema` and `guide` are digests of what its interface was made from.
 
-    `again` are tasks whose answers could not be used and are looked at in every pull.
+    `pushed` names the batches whose tasks have all been made. `again` are tasks whose answers could not be used and are
+    looked at in every pull.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Project:
     blind: bool = False
     cursor: Mapping[str, Any] = field(default_factory=dict)
     again: tuple[str, ...] = ()
+    pushed: tuple[str, ...] = ()
 
     def with_cursor(self, cursor: Mapping[str, Any], again: Sequence[str]) -> Project:
         return replace(self, cursor=cursor, again=tuple(again))
@@ -112,7 +114,7 @@ def load_project(repository: Repository, name: str) -> Project:
             f"There is no labeling project {name!r}.",
             remedy=did_you_mean(name, names, noun="projects") if names else "Make one with: dsops label setup",
         ) from None
-    return Project(**raw | {"again": tuple(raw["again"])})
+    return Project(**raw | {name: tuple(raw[name]) for name in ("again", "pushed")})
 
 
 def project_names(repository: Repository) -> list[str]:

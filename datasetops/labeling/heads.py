@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class FreshHeads:
 
 def fresh_heads(repository: Repository, project: Project, mine: Mapping[str, Batch], server: LabelServer) -> FreshHeads:
     """What a pull would find, without writing anything."""
-    expected = sum(len(batch.samples) for batch in mine.values())
+    expected = sum(len(mine[name].samples) for name in project.pushed)
     pulled = server.pull(project.cursor, BatchSizes(repository, mine.values()), expected=expected)
     known = answer_heads(repository, project.name)
     tasks = [task for task in pulled.tasks if task.batch in mine and is_news(task, known)]
@@ -56,7 +56,8 @@ def fresh_heads(repository: Repository, project: Project, mine: Mapping[str, Bat
             began = base.get(sample, [])
             answers = [attach(answer, began, repository.version(batch.version).schema) for answer in task.answers]
             heads[sample, batch.name] = head_of(task, answers, began, batch, sizes.get(sample))
-    heads |= {(head["sample_id"], head["batch"]): head for head in deleted_tasks(mine, pulled, known)}
+    pushed = [mine[name] for name in project.pushed]
+    heads |= {(head["sample_id"], head["batch"]): head for head in deleted_tasks(pushed, pulled, known)}
     return FreshHeads(heads, pulled.warnings)
 
 
@@ -96,13 +97,13 @@ def one_a_sample(tasks: Sequence[AnsweredTask]) -> dict[str, AnsweredTask]:
 
 
 def deleted_tasks(
-    mine: Mapping[str, Batch], pulled: Pulled, known: Mapping[tuple[str, str], Mapping[str, Any]]
+    pushed: Iterable[Batch], pulled: Pulled, known: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Tasks that somebody deleted in the tool. Their answers stay; that they were deleted is recorded."""
     if pulled.present is None:
         return []
     there = pulled.present
-    lost = [(s, name) for name, batch in mine.items() for s in batch.samples if (s, name) not in there]
+    lost = [(s, batch.name) for batch in pushed for s in batch.samples if (s, batch.name) not in there]
     return [
         {
             "task_id": None,
@@ -120,7 +121,7 @@ def deleted_tasks(
 class BatchSizes:
     """Sizes of samples of some batches, the newest batch first."""
 
-    def __init__(self, repository: Repository, of: Any) -> None:
+    def __init__(self, repository: Repository, of: Iterable[Batch]) -> None:
         self._repository = repository
         self._batches: list[Batch] = sorted(of, key=lambda batch: int(batch.version[1:]))
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from datasetops.labeling.answers import Row, Wanted, attach, same_content, wanted_rows
 from datasetops.labeling.base import Answer, AnsweredTask, LabelServer, Pulled
-from datasetops.labeling.batch import Batch, Project, batches, image_sizes, save_project
+from datasetops.labeling.batch import Batch, Project, batches, image_sizes, load_project, save_project
 from datasetops.labeling.consensus import cleanlab_consensus
 from datasetops.labeling.heads import BatchSizes, answer_heads, deleted_tasks, head_of, is_news, one_a_sample
 from datasetops.labeling.push import rows_by_sample
@@ -79,14 +79,14 @@ def pull(
     """
     mine = {batch.name: batch for batch in batches(repository, project.name)}
     sizes = BatchSizes(repository, mine.values())
-    expected = sum(len(batch.samples) for batch in mine.values())
+    expected = sum(len(mine[name].samples) for name in project.pushed)
     pulled = server.pull(project.cursor, sizes, expected=expected, again=project.again)
     result, again = apply(
         repository, project, mine, pulled, server, rule=rule, probabilities=probabilities, branch=branch,
         message=message, progress=progress,
     )  # fmt: skip
     if dict(pulled.cursor) != dict(project.cursor) or tuple(again) != project.again:
-        save_project(repository, project.with_cursor(pulled.cursor, again))
+        save_project(repository, load_project(repository, project.name).with_cursor(pulled.cursor, again))
     return result
 
 
@@ -114,7 +114,7 @@ def apply(
     name = f"{tool.name} {tool.version}"
     plan = _plan(repository, head, mine, tasks, name, rule, probabilities, progress)
     plan.warnings += pulled.warnings
-    removed = deleted_tasks(mine, pulled, known)
+    removed = deleted_tasks([mine[name] for name in project.pushed], pulled, known)
     plan.heads = [item for item in plan.heads + removed if known.get((item["sample_id"], item["batch"])) != item]
     if not (plan.heads or plan.put or plan.remove):
         return _result(None, plan, tasks, {}), plan.again

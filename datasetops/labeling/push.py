@@ -15,7 +15,15 @@ import pyarrow.compute as pc
 from datasetops.errors import DatasetOpsError, NotFoundError
 from datasetops.images import ImageError, read_header
 from datasetops.labeling.base import Address, LabelServer, Task
-from datasetops.labeling.batch import Batch, Project, find_batch, image_sizes, save_batch
+from datasetops.labeling.batch import (
+    Batch,
+    Project,
+    find_batch,
+    image_sizes,
+    load_project,
+    save_batch,
+    save_project,
+)
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.progress import Progress, no_progress
@@ -139,8 +147,11 @@ def push(
         images=how,
         warnings=_not_shown(rows),
     )
-    if counted.created or not _recorded(repository, batch):
+    project = load_project(repository, batch.project)
+    if counted.created or batch.name not in project.pushed:
         _record(repository, batch, server.name, server.version, result)
+        names = tuple(sorted({*project.pushed, batch.name}))
+        save_project(repository, replace(load_project(repository, batch.project), pushed=names))
     return result
 
 
@@ -204,13 +215,6 @@ def _not_shown(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(
         f"{count:,} images are {kind}, which browsers do not show: annotators will skip them. Convert them first."
         for kind, count in sorted(kinds.items())
-    )
-
-
-def _recorded(repository: Repository, batch: Batch) -> bool:
-    return any(
-        entry.event.kind == "label-push" and entry.event.parameters.get("batch") == batch.name
-        for entry in repository.ledger.backwards()
     )
 
 

@@ -105,6 +105,7 @@ def test_server_killed_in_the_middle_of_a_push(tmp_path: Path, server: Server) -
     server.start()
     before = len(samples_of(server, project.id))
     assert 0 < before < COUNT
+    assert pull(repository, project, open_project(repository, project)).warnings == ()  # not pushed is not deleted
     result = push(repository, batch, open_project(repository, project))
     assert (result.created, result.existing) == (COUNT - before, before)
     assert sorted(samples_of(server, project.id)) == ids

@@ -54,7 +54,7 @@ def set_up_project(
     interface = connection.get(f"api/projects/{found['id']}/")["label_config"]
     project = Project(name, TOOL, connection.url, found["id"], schema.digest, guide_digest, interface, blind)
     if known and known.id == found["id"]:
-        project = replace(project, cursor=known.cursor, again=known.again)
+        project = replace(project, cursor=known.cursor, again=known.again, pushed=known.pushed)
     return project, said or ["The project is up to date."]
 
 

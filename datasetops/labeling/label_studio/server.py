@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -22,6 +23,7 @@ from datasetops.progress import Progress
 from datasetops.schema import LabelSchema
 
 _CHUNK: Final = 2_000  # tasks of one request: all of them are made, or none
+_ATTEMPTS: Final = 3  # at one request whose answers are lost
 _CHUNK_BYTES: Final = 32 << 20
 _SETTLE: Final = 20.0  # seconds after a lost answer for which its tasks may still appear
 _EXPORT: Final = 900  # tasks of one export: the server takes at most 1,000 fields in a query
@@ -118,13 +120,15 @@ class LabelStudioServer:
 
     def _import(self, batch: str, names: set[str], body: list[orjson.Fragment]) -> None:
         path = f"api/projects/{self._project.id}/import"
-        while True:
+        for attempt in range(_ATTEMPTS):
             try:
                 self._connection.call("POST", path, body=body, params={"return_task_ids": "false"}, timeout=SLOW)
                 return
             except UnansweredError:
                 if self._arrived(batch, names):
                     return
+                if attempt == _ATTEMPTS - 1:
+                    raise
 
     def _arrived(self, batch: str, names: set[str]) -> bool:
         """Whether a request whose answer was lost has made its tasks, once the server answers again."""
@@ -177,7 +181,7 @@ class LabelStudioServer:
     def pull(self, cursor: Mapping[str, Any], sizes: Sizes, *, expected: int, again: Sequence[str] = ()) -> Pulled:
         """See LabelServer. The cursor has the server's own time of the newest change seen, and the tasks around it."""
         with ThreadPoolExecutor(1) as other:  # each request waits some hundredths of a second
-            listed = other.submit(lambda: list(self._changed(cursor)))
+            listed = other.submit(self._changed, cursor)
             settings = self._settings()
             changed = listed.result()
         edits = hand_edits(self._project, settings["label_config"])
@@ -198,7 +202,7 @@ class LabelStudioServer:
         missing = max(expected - settings["task_number"], 0)
         present = None
         if missing > cursor.get("missing", 0):
-            present = frozenset((task.sample_id, task.batch) for task in map(_task, self._list("and", [])))
+            present = frozenset((task.sample_id, task.batch) for task in map(_task, self._list([])))
             warnings.append(f"{missing} of the tasks that were pushed were deleted in Label Studio.")
         newest = max((task["updated_at"] for task in changed), default=cursor.get("updated_at"))
         kept = {
@@ -209,14 +213,13 @@ class LabelStudioServer:
         )
         return Pulled(tuple(tasks), following, present, tuple(warnings))
 
-    def _changed(self, cursor: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _changed(self, cursor: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Tasks that changed since the cursor, those with answers where there is none yet."""
         if since := cursor.get("updated_at"):
-            items = [_filter("updated_at", "greater", "Datetime", _earlier(since))]
-            yield from self._list("and", items)
-        else:
-            items = [_filter(name, "greater", "Number", 0) for name in ("total_annotations", "cancelled_annotations")]
-            yield from self._list("or", items)
+            return list(self._list([_filter("updated_at", "greater", "Datetime", _earlier(since))]))
+        answered = ("total_annotations", "cancelled_annotations")  # one query cannot ask for either
+        found = [task for name in answered for task in self._list([_filter(name, "greater", "Number", 0)])]
+        return list({task["id"]: task for task in found}.values())
 
     def _answered(self, task: Mapping[str, Any], known: Mapping[str, Any], people: Mapping[str, str]) -> AnsweredTask:
         size = known[str(task["data"]["sample_id"])]
@@ -264,32 +267,29 @@ class LabelStudioServer:
             ) from None
 
     def _tasks_of(self, batch: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for task in self._list("and", [_filter("data.batch", "equal", "String", batch)]):
+        for task in self._list([_filter("data.batch", "equal", "String", batch)]):
             yield str(task["data"].get("sample_id")), task
 
     def _count(self, batch: str) -> int:
         filters = [_filter("data.batch", "equal", "String", batch)]
-        return int(self._page("and", filters, "id", 1)["total"])
+        return int(self._page(filters, "id", 1)["total"])
 
-    def _list(self, conjunction: str, filters: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Tasks by id. Pages start after the last id seen, so that work going on meanwhile moves none out of sight."""
+    def _list(self, filters: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Tasks that fulfil all filters, by id.
+
+        Pages start after the last id seen, so that work going on meanwhile moves none out of sight.
+        """
         include = "id,data,updated_at,total_annotations,cancelled_annotations"
-        pages = []
         last = 0
         while True:
-            if conjunction == "and":
-                page = self._page("and", [*filters, _filter("id", "greater", "Number", last)], include, _PAGE)["tasks"]
-            else:  # one query has one conjunction
-                pages += [task for each in filters for task in self._list("and", [each])]
-                yield from {task["id"]: task for task in pages}.values()
-                return
+            page = self._page([*filters, _filter("id", "greater", "Number", last)], include, _PAGE)["tasks"]
             yield from page
             if len(page) < _PAGE:
                 return
             last = page[-1]["id"]
 
-    def _page(self, conjunction: str, filters: list[dict[str, Any]], include: str, size: int) -> dict[str, Any]:
-        query = {"filters": {"conjunction": conjunction, "items": filters}, "ordering": ["tasks:id"]}
+    def _page(self, filters: list[dict[str, Any]], include: str, size: int) -> dict[str, Any]:
+        query = {"filters": {"conjunction": "and", "items": filters}, "ordering": ["tasks:id"]}
         answer = self._connection.get(
             "api/tasks/",
             timeout=SLOW,
@@ -322,7 +322,5 @@ def _task(task: Mapping[str, Any], answers: tuple[Answer, ...] = ()) -> Answered
 
 def _earlier(moment: str) -> str:
     """A time of the server, some seconds before: clocks of several of its processes may differ."""
-    from datetime import datetime, timedelta
-
     value = datetime.fromisoformat(moment) - timedelta(seconds=_WINDOW)
     return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
