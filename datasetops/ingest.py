@@ -24,7 +24,8 @@ from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, SAMPLES, TABLES, Finding, canonical_json, findings_table
 from datasetops.schema import LabelSchema
 from datasetops.store.media import Media, media_uri
-from datasetops.store.source import SourceTree, open_source
+from datasetops.store.source import open_source
+from datasetops.store.tree import SourceTree
 
 _LISTED: Final = 100  # rejected rows in the answer as JSON
 _OPS: Final = {"inserted": "added", "updated": "changed", "deleted": "removed"}

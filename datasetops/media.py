@@ -21,7 +21,7 @@ from datasetops.errors import NotFoundError, StoreError
 from datasetops.images import ImageError, check_image, quiet_decoding
 from datasetops.progress import Progress, no_progress
 from datasetops.records import sha256_hex
-from datasetops.store.source import FileEntry, SourceTree, UnreadableError
+from datasetops.store.tree import FileEntry, SourceTree, UnreadableError
 
 # One row for each path asked for, in that order. `error` says why an image cannot be used; sizes are null then.
 MEDIA_FACTS: Final = pa.schema(

@@ -12,7 +12,7 @@ import pyarrow as pa
 from datasetops.identity import Known
 from datasetops.records import ANNOTATIONS, SAMPLES, Finding
 from datasetops.schema import LabelSchema
-from datasetops.store.source import SourceTree
+from datasetops.store.tree import SourceTree
 
 # `key` names an image inside one source and joins the two tables; ids and digests are given later, by ingest.
 # `media` is the image's path inside the image tree, null where the source lists an image without one.

@@ -28,7 +28,7 @@ from datasetops.formats.jsonfile import Document, load_json
 from datasetops.formats.listing import Listing, listings
 from datasetops.formats.problems import Problems
 from datasetops.formats.splits import split_in_name
-from datasetops.store.source import SourceTree
+from datasetops.store.tree import SourceTree
 
 _READ = {*LISTS, "info", "licenses", "type"}
 

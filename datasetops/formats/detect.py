@@ -9,7 +9,7 @@ from datasetops.errors import FormatError
 from datasetops.formats.listing import Listing
 from datasetops.formats.problems import Problems
 from datasetops.formats.table_columns import TABLE_SUFFIXES
-from datasetops.store.source import SourceTree
+from datasetops.store.tree import SourceTree
 
 _BY_SUFFIX = {
     ".json": "coco",

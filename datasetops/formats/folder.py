@@ -30,7 +30,7 @@ from datasetops.formats.listing import Listing, is_image
 from datasetops.formats.problems import Problems
 from datasetops.formats.splits import SPLIT_FOLDERS, UNSPLIT
 from datasetops.schema import LabelSchema
-from datasetops.store.source import SourceTree
+from datasetops.store.tree import SourceTree
 
 UNLABELED = "unlabeled"  # folder of images without a class
 

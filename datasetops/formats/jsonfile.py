@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from datasetops.errors import FormatError
-from datasetops.store.source import SourceTree
+from datasetops.store.tree import SourceTree
 
 
 class Document(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from datasetops.errors import FormatError
 from datasetops.formats.problems import Problems
 from datasetops.formats.splits import split_in_name
-from datasetops.store.source import FileEntry, SourceTree, Unusable, check_path
+from datasetops.store.tree import FileEntry, SourceTree, Unusable, check_path
 
 IMAGE_SUFFIXES = frozenset(
     (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from datasetops.records import Finding
 from datasetops.schema import LabelSchema
-from datasetops.store.source import SourceTree
+from datasetops.store.tree import SourceTree
 
 _SCORES = {"high": 0.0, "medium": 0.3, "low": 0.7}  # 1 = clean
 

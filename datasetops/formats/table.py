@@ -40,7 +40,7 @@ from datasetops.formats.table_read import read_table, table_file
 from datasetops.formats.table_rows import Rows, Subjects, subjects
 from datasetops.formats.table_write import write_table
 from datasetops.formats.texts import from_text, to_text
-from datasetops.store.source import SourceTree
+from datasetops.store.tree import SourceTree
 
 
 class TableFormat:

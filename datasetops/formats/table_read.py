@@ -18,7 +18,7 @@ from datasetops.formats.listing import Listing
 from datasetops.formats.problems import Problems
 from datasetops.formats.table_columns import TABLE_SUFFIXES
 from datasetops.formats.texts import from_text
-from datasetops.store.source import SourceTree
+from datasetops.store.tree import SourceTree
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def _names(header: list[str], uri: str) -> list[str]:
 
 def _read_parquet(source: SourceTree, path: str) -> RawTable:
     try:
-        table = pq.read_table(pa.BufferReader(source.read(path)))
+        # In this thread: one of Arrow's own that outlives a failing command aborts the process.
+        table = pq.ParquetFile(pa.BufferReader(source.read(path))).read(use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{source.uri(path)} is not a Parquet file: {error}.", remedy="Fetch it again.") from error
     names = _names(table.column_names, source.uri(path))

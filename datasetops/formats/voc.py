@@ -32,7 +32,7 @@ from datasetops.formats.problems import Problems
 from datasetops.formats.voc_write import CORNERS, FLAGS, SIDES, write_voc
 from datasetops.formats.xmlvalue import value_of
 from datasetops.schema import LabelSchema
-from datasetops.store.source import SourceTree
+from datasetops.store.tree import SourceTree
 
 _IMAGE_FOLDERS = ("JPEGImages", "images")
 _NO_SPLIT = ("trainval", "default")  # image sets that overlap others, or that tools write for lack of any

@@ -31,7 +31,7 @@ from datasetops.formats.yolo_config import YoloConfig, read_config
 from datasetops.formats.yolo_write import write_yolo
 from datasetops.images import ImageError, quiet_decoding, read_header
 from datasetops.schema import LabelSchema
-from datasetops.store.source import SourceTree, UnreadableError
+from datasetops.store.tree import SourceTree, UnreadableError
 
 _DECIMALS = 9  # of pixels
 _HEAD = 1 << 16  # bytes: holds the header of nearly every image

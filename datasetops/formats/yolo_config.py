@@ -11,7 +11,7 @@ import yaml
 
 from datasetops.errors import FormatError
 from datasetops.formats.listing import Listing
-from datasetops.store.source import SourceTree
+from datasetops.store.tree import SourceTree
 
 _USUAL_SPLITS = ("train", "val", "test")
 NO_SPLIT = frozenset({"path", "names", "nc", "download", "kpt_shape", "flip_idx", "channels", "roboflow"})

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasetops.errors import DatasetOpsError, FormatError, NotFoundError, StoreError
 from datasetops.store.s3 import s3_client
-from datasetops.store.source import FileEntry, UnreadableError, Unusable, check_path
+from datasetops.store.tree import FileEntry, UnreadableError, Unusable, check_path
 
 
 def open_s3(url: str) -> S3Tree:

@@ -17,7 +17,8 @@ from datasetops.formats import ExportData, ExportReport, Parsed, ReadOptions, lo
 from datasetops.media import scan_media
 from datasetops.records import ANNOTATIONS, SAMPLES
 from datasetops.schema import LabelSchema
-from datasetops.store.source import SourceTree, open_source
+from datasetops.store.source import open_source
+from datasetops.store.tree import SourceTree
 
 
 def make_schema(*classes: str, kinds: tuple[str, ...] = ("box", "polygon", "mask"), multi: bool = False) -> LabelSchema:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from datasetops.labeling.cvat_masks import Runs, from_runs, to_runs
+from datasetops.labeling.cvat.runs import Runs, from_runs, to_runs
 from datasetops.labeling.masks import decoded, encoded
 
 

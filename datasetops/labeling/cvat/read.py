@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from datasetops.errors import FormatError
 from datasetops.formats.columns import parse_time
 from datasetops.labeling.base import Answer, AnsweredTask, ImageSize
-from datasetops.labeling.cvat_coco import read_coco
-from datasetops.labeling.cvat_labels import UNANSWERED
-from datasetops.labeling.cvat_masks import Runs, from_runs
-from datasetops.labeling.cvat_regions import (
+from datasetops.labeling.cvat.coco import read_coco
+from datasetops.labeling.cvat.labels import UNANSWERED
+from datasetops.labeling.cvat.runs import Runs, from_runs
+from datasetops.labeling.exchange import (
     Found,
     Says,
     class_of,

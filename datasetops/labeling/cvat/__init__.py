@@ -24,8 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from datasetops.labeling.base import AnsweredTask, ImageSize, Task
-from datasetops.labeling.cvat_read import read_cvat
-from datasetops.labeling.cvat_write import write_cvat
+from datasetops.labeling.cvat.read import read_cvat
+from datasetops.labeling.cvat.write import write_cvat
 from datasetops.progress import Progress
 from datasetops.schema import LabelSchema
 

@@ -14,7 +14,7 @@ import orjson
 from datasetops.errors import FormatError
 from datasetops.formats.columns import parse_time
 from datasetops.labeling.base import Answer, AnsweredTask, ImageSize
-from datasetops.labeling.cvat_regions import (
+from datasetops.labeling.exchange import (
     Found,
     Says,
     class_of,

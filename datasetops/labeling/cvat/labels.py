@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Final
 from xml.sax.saxutils import quoteattr
 
-from datasetops.labeling.cvat_regions import ID_ATTRIBUTE, asked_of, kinds_of, qualified, text_attribute, textless_label
+from datasetops.labeling.exchange import ID_ATTRIBUTE, asked_of, kinds_of, qualified, text_attribute, textless_label
 from datasetops.schema import Attribute, LabelSchema, Task
 
 UNANSWERED: Final = "__undefined__"  # CVAT shows this value of a select as an empty line

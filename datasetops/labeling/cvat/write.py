@@ -21,9 +21,9 @@ from datasetops.errors import StoreError
 from datasetops.formats.rle import rle_fault
 from datasetops.images import ImageError, read_header
 from datasetops.labeling.base import Row, Task
-from datasetops.labeling.cvat_labels import CvatLabels
-from datasetops.labeling.cvat_masks import to_runs
-from datasetops.labeling.cvat_regions import ID_ATTRIBUTE, as_text, asked_of, box_of, fits, kinds_of, text_attribute
+from datasetops.labeling.cvat.labels import CvatLabels
+from datasetops.labeling.cvat.runs import to_runs
+from datasetops.labeling.exchange import ID_ATTRIBUTE, as_text, asked_of, box_of, fits, kinds_of, text_attribute
 from datasetops.labeling.masks import decoded
 from datasetops.labeling.orientation import mask_to_shown, shown_size, to_shown
 from datasetops.progress import Progress

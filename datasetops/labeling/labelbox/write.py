@@ -13,7 +13,7 @@ import orjson
 
 from datasetops.errors import StoreError
 from datasetops.labeling.base import Row, Task
-from datasetops.labeling.cvat_regions import (
+from datasetops.labeling.exchange import (
     ID_ATTRIBUTE,
     as_text,
     asked_of,

@@ -21,8 +21,8 @@ from datasetops.formats.base import ReadOptions
 from datasetops.formats.coco import CocoFormat
 from datasetops.formats.jsonfile import load_json
 from datasetops.labeling.base import Answer, AnsweredTask, ImageSize
-from datasetops.labeling.cvat_labels import UNANSWERED
-from datasetops.labeling.cvat_regions import (
+from datasetops.labeling.cvat.labels import UNANSWERED
+from datasetops.labeling.exchange import (
     Found,
     Says,
     as_text,
@@ -41,7 +41,7 @@ from datasetops.labeling.masks import decoded, encoded
 from datasetops.labeling.orientation import mask_to_stored, to_stored
 from datasetops.records import Finding, canonical_json, sha256_hex
 from datasetops.schema import LabelSchema
-from datasetops.store.source import FileEntry, Unusable
+from datasetops.store.tree import FileEntry, Unusable
 
 _BUILT_IN: Final = frozenset({"occluded", "rotation", "track_id", "keyframe", "outside"})
 _IMAGE: Final = re.compile(r"\(image (.+?)\)|: image (\S+?):")

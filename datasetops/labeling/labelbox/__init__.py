@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from datasetops.labeling.base import AnsweredTask, ImageSize, Task
-from datasetops.labeling.labelbox_read import read_labelbox
-from datasetops.labeling.labelbox_write import write_labelbox
+from datasetops.labeling.labelbox.read import read_labelbox
+from datasetops.labeling.labelbox.write import write_labelbox
 from datasetops.progress import Progress
 from datasetops.schema import LabelSchema
 
