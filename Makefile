@@ -27,7 +27,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
-	rm -rf build/lint
+	rm -rf build/lint build/lib
 	$(BIN)/python -m pip install --quiet --no-deps --target build/lint .
 	cd build/lint && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p datasetops
 	cd build/lint && $(abspath $(BIN))/lint-imports --config ../../.importlinter
