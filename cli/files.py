@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,3 +66,13 @@ def chosen_samples(version: Version, batch: Path | None, where: str | None) -> l
     if column is None and len(header) > 1:
         raise FormatError(f"{batch}: line 1: there is no column sample_id.", remedy="Name it in the first line.")
     return [row[column or 0] for row in rows[column is not None :] if len(row) > (column or 0) and row[column or 0]]
+
+
+def read_chances(version: Version, file: Path | None) -> dict[str, Any] | None:
+    """Class probabilities (K,) by sample id, in the order of the version's classes, from a table of a model's answers."""
+    if file is None:
+        return None
+    from datasetops.audits.probabilities import for_version, read_probabilities
+
+    frame = for_version(read_probabilities(file), version.samples(), version.schema).dropna()
+    return dict(zip(frame.index, frame.to_numpy(dtype=float), strict=True))

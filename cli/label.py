@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datasetops.cli.files import chosen_samples
+from datasetops.cli.files import chosen_samples, read_chances
 from datasetops.cli.session import Session, command, table
 from datasetops.cli.versions import VersionName
 
@@ -60,6 +60,9 @@ def push(
         typer.Option(help="File with the samples, in order: CSV with a column sample_id, or one id a line."),
     ] = None,
     where: Annotated[str | None, typer.Option(help="Samples that fulfil this SQL condition.")] = None,
+    round_name: Annotated[
+        str | None, typer.Option("--round", help="The samples of a round, as dsops select made it.")
+    ] = None,
     project: ProjectName = None,
     name: Annotated[str | None, typer.Option(help="Name of the batch; made from its content unless told.")] = None,
     overlap: Annotated[int, typer.Option(min=1, help="Annotators who are asked about each item.")] = 1,
@@ -77,14 +80,21 @@ def push(
 ) -> None:
     """Send samples to annotators, once each: run it again after any interruption and it goes on.
 
-    All samples of VERSION, unless --batch or --where choose some.
+    All samples of VERSION, unless --round, --batch or --where choose some.
     """
     from datasetops.labeling import choose_project, file_project, make_batch, open_project, write_files
     from datasetops.labeling import push as push_batch
 
     repository = session.repository
     chosen = repository.version(version)
-    ids = chosen_samples(chosen, batch, where)
+    if round_name is not None:
+        if batch is not None or where is not None:
+            raise ValueError("--round, --batch and --where: give one of them")
+        from datasetops.active_learning import load_round
+
+        ids = list(load_round(repository, round_name).samples)
+    else:
+        ids = chosen_samples(chosen, batch, where)
     to_files = tool != "label-studio"
     if to_files and out is None:
         raise ValueError(f"--out: {tool} reads files; name the one to write")
@@ -172,7 +182,7 @@ def pull(
     repository = session.repository
     options: dict[str, Any] = {
         "rule": rule,
-        "probabilities": _chances(probabilities),
+        "probabilities": read_chances(repository.version(branch), probabilities),
         "branch": branch,
         "message": message,
         "progress": session.progress,
@@ -214,7 +224,7 @@ def watch(
         every=every,
         port=webhook,
         rule=rule,
-        probabilities=_chances(probabilities),
+        probabilities=read_chances(repository.version(), probabilities),
         say=session.say,
     )
     for result in seen:
@@ -224,15 +234,6 @@ def watch(
             typer.echo(json.dumps(result.as_dict(), default=str))
         else:
             session.emit({}, _told(result, None))
-
-
-def _chances(file: Path | None) -> Any:
-    if file is None:
-        return None
-    from datasetops.audits.probabilities import read_probabilities
-
-    frame = read_probabilities(file).set_index("sample_id")
-    return dict(zip(frame.index, frame.to_numpy(dtype=float), strict=True))
 
 
 def _told(result: PullResult, conflicts: Path | None) -> list[str]:
