@@ -19,7 +19,8 @@ _TOLERANCE: Final = 1e-3  # of the sum of one item's probabilities
 def least_confidence(probabilities: npt.ArrayLike) -> Floats:
     """One minus the largest probability, over what that is at most. Shape (N,)."""
     p = checked(probabilities)
-    return (1 - p.max(axis=1)) / (1 - 1 / p.shape[1])
+    score: Floats = (1 - p.max(axis=1)) / (1 - 1 / p.shape[1])
+    return score
 
 
 def margin(probabilities: npt.ArrayLike) -> Floats:
@@ -33,7 +34,8 @@ def entropy(probabilities: npt.ArrayLike) -> Floats:
     """Shannon's entropy over its maximum, log K. Shape (N,)."""
     p = checked(probabilities)
     logs = np.log(p, where=p > 0, out=np.zeros_like(p))
-    return np.clip(-(p * logs).sum(axis=1) / np.log(p.shape[1]), 0, 1)
+    score: Floats = np.clip(-(p * logs).sum(axis=1) / np.log(p.shape[1]), 0, 1)
+    return score
 
 
 def checked(probabilities: npt.ArrayLike) -> Floats:
