@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,7 +50,7 @@ def setup(
     chosen = repository.version(version) if repository.head() or version != "main" else None
     made, said = set_up(repository, chosen, name=project, blind=blind, overwrite=overwrite, moved=moved)
     answer = {"project": made.name, "tool": made.tool, "url": f"{made.url}/projects/{made.id}", "blind": made.blind}
-    session.emit(answer | {"done": said}, [*said, f"Next: dsops label push {version} --project {made.name}"])
+    session.emit(answer | {"done": said}, [*said, f"Next: dsops label push {version} --project {quote(made.name)}"])
 
 
 def push(
@@ -126,8 +127,9 @@ def push(
         f"{result.with_predictions:,} of {result.tasks:,} start from annotations of {result.version}.",
         result.images,
         *result.warnings,
+        *([] if result.created else ["To ask about them once more, give the batch another --name."]),
         f"Label at: {target.url}/projects/{target.id}",
-        f"Next: dsops label status --project {target.name}; dsops label pull --project {target.name}",
+        f"Next: dsops label status --project {quote(target.name)}; dsops label pull --project {quote(target.name)}",
     ]
     session.emit(result.__dict__ | {"url": f"{target.url}/projects/{target.id}"}, lines)
 
@@ -254,6 +256,10 @@ def _told(result: PullResult, conflicts: Path | None) -> list[str]:
         )
     for item in result.unused[:10]:
         lines.append(f"Not used: {item['sample_id']} by {item['actor']}: {item['problem']}.")
+    if result.incomplete:
+        lines.append(f"{result.incomplete:,} items have fewer answers than were asked for.")
+    if result.tied:
+        lines.append(f"{len(result.tied):,} items are tied; the first answer stands, such as for {result.tied[0]}.")
     if result.unused:
         lines.append(
             "Correct them in Label Studio, or bring the class into the schema; every pull looks at them again."

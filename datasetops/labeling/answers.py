@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from datasetops.labeling.base import REGION_COLUMNS, Answer, ImageSize, Region
+from datasetops.labeling.base import REGION_COLUMNS, Answer, ImageSize, Region, region_name
 from datasetops.labeling.batch import Batch
 from datasetops.labeling.consensus import ConsensusRegion, merge_answers
 from datasetops.records import VOTE, canonical_json, sha256_hex
@@ -31,21 +31,26 @@ class Wanted:
 def attach(answer: Answer, base: Sequence[Row], schema: LabelSchema) -> Answer:
     """The answer with each region tied to the row of `base` that it began as, and told whether it differs from it.
 
-    Values that only a tool's rounding moved are put back as they were.
+    Values that only a tool's rounding moved are put back as they were, and attributes that the schema does not ask for
+    stay.
     """
     by_id = {row["annotation_id"]: row for row in base}
+    by_name = {region_name(key): row for key, row in by_id.items()}
+    asked = {attribute.name for attribute in schema.attributes}
     free = {row["annotation_id"]: row for row in base if row["kind"] == "classification"}
     regions = []
     for region in answer.regions:
-        begun = by_id.get(region.derived_from or region.name)
+        begun = by_id.get(region.derived_from or "") or by_name.get(region.name)
         if begun is None and region.values["kind"] == "classification":
             begun = _class_row(region, list(free.values()), schema)
         if begun is None or begun["kind"] != region.values["kind"]:
             regions.append(replace(region, derived_from=None, changed=True))
             continue
         free.pop(begun["annotation_id"], None)
-        same = _same(begun, region.values)
-        values = {name: begun[name] for name in REGION_COLUMNS} if same else region.values
+        kept = {name: value for name, value in (begun["attributes"] or {}).items() if name not in asked}
+        values = {**region.values, "attributes": kept | (region.values.get("attributes") or {}) or None}
+        same = _same(begun, values)
+        values = {name: begun[name] for name in REGION_COLUMNS} if same else values
         regions.append(replace(region, values=values, derived_from=begun["annotation_id"], changed=not same))
     return replace(answer, regions=tuple(regions))
 

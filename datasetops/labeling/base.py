@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from datasetops.progress import Progress
+from datasetops.records import sha256_hex
 from datasetops.schema import LabelSchema
 
 Sizes = Callable[[Sequence[str]], Mapping[str, "ImageSize"]]  # sizes of samples by id; unknown ids are left out
@@ -20,6 +21,11 @@ Row = Mapping[str, Any]  # columns of datasetops.records.ANNOTATIONS; geometry a
 
 REGION_COLUMNS: Final = ("kind", "label", "x1", "y1", "x2", "y2", "geometry", "text", "attributes")
 ANSWER_FIELDS: Final = ("answer_id", "batch", "tool", "lead_time", "changed", "from_version", "rule", "agreement")
+
+
+def region_name(annotation_id: str) -> str:
+    """What a region that begins as an annotation is called in a tool: some cut names at a # or other signs."""
+    return sha256_hex(annotation_id.encode())[:16]
 
 
 @dataclass(frozen=True)
@@ -155,9 +161,10 @@ class LabelServer(Protocol):
         `places` are absolute paths or s3:// URLs; `how` is auto, s3, local or inline.
         """
 
-    def push(
-        self, batch: str, names: Sequence[str], make: Callable[[int], Task], *, overlap: int, progress: Progress
-    ) -> PushCount:
+    def prepare(self, *, overlap: int) -> None:
+        """Make sure that tasks of this kind can be pushed. Raises ConflictError where they cannot."""
+
+    def push(self, batch: str, names: Sequence[str], make: Callable[[int], Task], *, progress: Progress) -> PushCount:
         """Make the tasks of a batch that do not exist yet; `make(row)` gives that of the sample `names[row]`.
 
         May be run again after any interruption.

@@ -11,7 +11,16 @@ import pyarrow as pa
 
 from datasetops.errors import DatasetOpsError
 from datasetops.labeling.base import FileTool, ImageSize, Pulled
-from datasetops.labeling.batch import Batch, Project, batches, image_sizes, load_project, project_names, save_project
+from datasetops.labeling.batch import (
+    Batch,
+    Project,
+    batches,
+    image_sizes,
+    load_project,
+    project_names,
+    save_batch,
+    save_project,
+)
 from datasetops.labeling.pull import PullResult, apply
 from datasetops.labeling.push import task_maker
 from datasetops.ledger import Event
@@ -42,6 +51,7 @@ def write_files(
     repository: Repository, batch: Batch, tool: str, out: Path, *, progress: Progress = no_progress
 ) -> list[str]:
     """Write a batch for a tool; sentences about what its format cannot hold."""
+    save_batch(repository, batch)
     version = repository.version(batch.version)
     media = Media(repository.store, repository.root)
     rows = version.state("samples").rows(pa.array(batch.samples, pa.string()), ["sample_id", "uri"]).to_pylist()
@@ -78,6 +88,8 @@ def read_files(
     schema = repository.version(mine[-1].version).schema
     reader: FileTool = load_plugin("label_files", tool)()
     read = reader.read(file, schema, sizes, actor=actor)
+    if any(answer.actor == "unknown" for task in read for answer in task.answers):
+        raise DatasetOpsError(f"{file} does not say who answered.", remedy="Name them with --actor.")
     tasks = tuple(_in_batch(task, batch_of[task.sample_id].name) for task in read if task.sample_id in batch_of)
     strangers: Sequence[str] = [task.sample_id for task in read if task.sample_id not in batch_of]
     warnings = (f"{len(strangers)} images were never pushed, such as {strangers[0]}.",) if strangers else ()

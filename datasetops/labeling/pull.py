@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -30,7 +31,8 @@ class PullResult:
     """`version` is the new version, None where nothing in it had to change. Counts are of answers that changed.
 
     `conflicts` are rows that somebody else changed since they were pushed: theirs stay. `unused` are answers that could
-    not be read whole; they are looked at again in every pull.
+    not be read whole; they are looked at again in every pull. `incomplete` samples have fewer answers than were asked
+    for; about `tied` ones the annotators are evenly divided.
     """
 
     version: str | None
@@ -42,11 +44,18 @@ class PullResult:
     conflicts: tuple[Conflict, ...]
     unused: tuple[Mapping[str, Any], ...]
     warnings: tuple[str, ...]
+    incomplete: int = 0
+    tied: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in ("version", "answers", "skipped", "withdrawn", "samples")}
         plain |= {"annotations": dict(self.annotations), "conflicts": [c.as_dict() for c in self.conflicts]}
-        return plain | {"unused": [dict(item) for item in self.unused], "warnings": list(self.warnings)}
+        return plain | {
+            "unused": [dict(item) for item in self.unused],
+            "warnings": list(self.warnings),
+            "incomplete": self.incomplete,
+            "tied": list(self.tied),
+        }
 
 
 @dataclass
@@ -60,6 +69,8 @@ class _Plan:
     unused: list[dict[str, Any]] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    incomplete: int = 0
+    tied: list[str] = field(default_factory=list)
 
 
 def pull(
@@ -172,7 +183,10 @@ def _plan(
         sizes = image_sizes(repository, batch, ids)
         merged = one_a_sample(group)
         attached = {
-            sample: tuple(attach(answer, base.get(sample, []), started.schema) for answer in task.answers)
+            sample: tuple(
+                _known_classes(attach(answer, base.get(sample, []), started.schema), head.schema)
+                for answer in task.answers
+            )
             for sample, task in merged.items()
         }
         decided = _decide(attached, started.schema, rule, probabilities)
@@ -189,10 +203,14 @@ def _plan(
                     for a, sentence in unread
                 ]
                 continue
+            done = sum(answer.status == "done" for answer in answers)
+            plan.incomplete += 0 < done < batch.overlap
             wanted = wanted_rows(
                 sample, answers, base.get(sample, []), batch, started.schema,
                 tool=tool, size=sizes[sample], rule=rule, decided=decided,
             )  # fmt: skip
+            if any((row.get("answer") or {}).get("tied") for row in wanted.rows.values()):
+                plan.tied.append(sample)
             _merge(
                 plan,
                 name,
@@ -231,7 +249,7 @@ def _merge(
         if key in ours or same_content(current, before.get(key)):
             if not (same_content(current, row) and _settled(current, row)):
                 plan.put[key] = row
-        elif not same_content(row, before.get(key)) and not same_content(row, current):
+        elif (row.get("answer") or {}).get("batch") == batch and not same_content(row, current):
             rows = _shown(before.get(key)), _shown(current), _shown(row)
             plan.conflicts.append(Conflict("annotations", key, sample, *rows))
     stale = {key for key, name in ours.items() if name == batch and key not in wanted.rows}
@@ -240,6 +258,15 @@ def _merge(
             plan.remove.add(key)
         else:
             plan.conflicts.append(Conflict("annotations", key, sample, _shown(before.get(key)), _shown(now[key]), None))
+
+
+def _known_classes(answer: Answer, schema: LabelSchema) -> Answer:
+    """The answer, not to be used where the version's schema no longer has one of its classes."""
+    labels = {region.values.get("label") for region in answer.regions} - {None}
+    lost = tuple(
+        f"the version's schema has no class {label!r} any more" for label in sorted(labels) if not schema.find(label)
+    )
+    return replace(answer, unread=answer.unread + lost) if lost else answer
 
 
 def _settled(current: Mapping[str, Any] | None, row: Mapping[str, Any]) -> bool:
@@ -282,7 +309,10 @@ def _samples(version: Version, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _stored(row: Row) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in ("event_id",)}
+    """A row for a commit: the event is this one, and times are times."""
+    made = row.get("created_at")
+    moment = datetime.fromisoformat(made) if isinstance(made, str) else made
+    return {name: value for name, value in row.items() if name != "event_id"} | {"created_at": moment}
 
 
 def _shown(row: Mapping[str, Any] | None) -> Any:
@@ -305,4 +335,6 @@ def _result(version: str | None, plan: _Plan, tasks: Sequence[AnsweredTask], cou
         conflicts=tuple(plan.conflicts),
         unused=tuple(plan.unused),
         warnings=tuple(plan.warnings),
+        incomplete=plan.incomplete,
+        tied=tuple(plan.tied),
     )

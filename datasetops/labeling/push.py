@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.errors import DatasetOpsError, NotFoundError
+from datasetops.errors import ConflictError, DatasetOpsError, NotFoundError
 from datasetops.images import ImageError, read_header
 from datasetops.labeling.base import Address, LabelServer, Task
 from datasetops.labeling.batch import (
@@ -65,11 +66,16 @@ def make_batch(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Batch:
-    """The record of a batch; the same arguments give the same batch.
+    """The record of a batch, not stored yet. The same samples and options give the same batch, whatever came since.
 
     `sample_ids` are asked in their order. `gold` samples, whose annotations in the version are known to be right, are
     mixed in at random places; the right answers stay here. Raises NotFoundError for unknown samples.
     """
+    if project.url and version.commit.schema != project.schema:
+        raise ConflictError(
+            f"The project {project.name!r} was made for another label schema than that of {version.name}.",
+            remedy=f"Bring it up to date first: dsops label setup {version.name} --project {shlex.quote(project.name)}",
+        )
     wanted = list(dict.fromkeys(sample_ids))
     hidden = [name for name in dict.fromkeys(gold) if name not in set(wanted)]
     if not wanted:
@@ -93,8 +99,8 @@ def make_batch(
         for annotation in row:
             right[annotation["sample_id"]].append(plain_row(annotation))
     if name is None:
-        same = [version.digest, order, sorted(gold), overlap, predictions, project.name]
-        name = f"{version.name}-{sha256_hex(canonical_json(same))[:8]}"
+        same = [order, sorted(gold), overlap, predictions]
+        name = f"{project.name}-{sha256_hex(canonical_json(same))[:8]}"
     batch = Batch(
         name=name,
         project=project.name,
@@ -105,11 +111,14 @@ def make_batch(
         predictions=predictions and not project.blind,
         blind=project.blind,
     )
-    if (stored := find_batch(repository, name)) and replace(stored, sizes={}) == batch:
+    if (stored := find_batch(repository, name)) is not None:
+        if replace(batch, version=stored.version, gold=stored.gold, sizes=stored.sizes) != stored:
+            raise ConflictError(
+                f"There is a batch {name!r} already, with other samples or options.",
+                remedy="Push it again as it was, or give this one another --name.",
+            )
         return stored
-    batch = replace(batch, sizes=_unusual_sizes(repository, version, order, progress))
-    save_batch(repository, batch)
-    return batch
+    return replace(batch, sizes=_unusual_sizes(repository, version, order, progress))
 
 
 def push(
@@ -130,9 +139,11 @@ def push(
     )
     uris = {row["sample_id"]: row["uri"] for row in rows}
     places = [media.locate(uris[name]) for name in batch.samples]
+    server.prepare(overlap=batch.overlap)
+    save_batch(repository, batch)
     address, how = server.image_addresses(places, lambda row: media.read(uris[batch.samples[row]]), images)
     make, shown = task_maker(repository, batch, address)
-    counted = server.push(batch.name, batch.samples, make, overlap=batch.overlap, progress=progress)
+    counted = server.push(batch.name, batch.samples, make, progress=progress)
     result = PushResult(
         batch=batch.name,
         project=batch.project,
@@ -165,6 +176,8 @@ def task_maker(repository: Repository, batch: Batch, address: Address) -> tuple[
     def make(row: int) -> Task:
         name = batch.samples[row]
         rows = shown.get(name, [])
+        if name in batch.gold:  # the right answer must not be shown
+            rows = [row for row in rows if row["source"] == "model"]
         scores = [row["score"] for row in rows if row["score"] is not None]
         score = min(scores) if scores and min(scores) >= 0 and max(scores) <= 1 else None
         return Task(name, batch.name, address(row), sizes[name], tuple(rows), model, score)

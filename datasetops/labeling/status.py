@@ -79,8 +79,9 @@ def status(repository: Repository, project: Project, server: LabelServer) -> Lab
 def _batch(batch: Batch, heads: Iterable[Mapping[str, Any]]) -> BatchStatus:
     mine = [head for head in heads if head["batch"] == batch.name]
     deleted = sum(bool(head.get("deleted")) for head in mine)
-    done = sum(_count(head, "done") >= batch.overlap for head in mine)
-    skipped = sum(_count(head, "done") < batch.overlap and _answered(head) >= batch.overlap for head in mine)
+    full = [head for head in mine if _answered(head) >= batch.overlap]
+    done = sum(_count(head, "done") > 0 for head in full)
+    skipped = len(full) - done
     gone = sum(bool(head.get("deleted")) and _answered(head) < batch.overlap for head in mine)
     tasks = len(batch.samples)
     return BatchStatus(batch.name, batch.version, tasks, done, skipped, tasks - done - skipped - gone, deleted)

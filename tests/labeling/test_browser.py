@@ -56,7 +56,13 @@ def test_a_class_and_a_box_made_by_clicking_come_back(
     photos()[0].save(tmp_path / "repository" / "china.png")
     sample = {"sample_id": "china", "uri": "china.png", "width": 640, "height": 427, "media_type": "image/png"}
     shown = {"annotation_id": "china/label", "sample_id": "china", "kind": "classification", "label": "garden"}
-    repository.commit(Change(samples=[sample], annotations=[shown | {"source": "import"}]), message="one")
+    boxes = [
+        {"annotation_id": f"china#{number}", "sample_id": "china", "kind": "box", "label": "roof", "x1": left, "y1": 20.0,
+         "x2": left + 60, "y2": 70.0}
+        for number, left in enumerate((30.0, 500.0))
+    ]  # fmt: skip
+    rows = [row | {"source": "import"} for row in (shown, *boxes)]
+    repository.commit(Change(samples=[sample], annotations=rows), message="one")
     project, _ = set_up(repository, repository.version())
     batch = make_batch(repository, repository.version(), ["china"], project)
     push(repository, batch, open_project(repository, project), images=images)
@@ -88,12 +94,17 @@ def test_a_class_and_a_box_made_by_clicking_come_back(
 
     result = pull(repository, project, open_project(repository, choose_project(repository, None)))
     assert result.version == "v2", result
-    rows = repository.version().annotations().set_index("kind")
+    rows = repository.version().annotations().set_index("kind")  # one class, three boxes
     assert rows.loc["classification", "label"] == "temple"
     assert rows.loc["classification", "annotation_id"] == "china/label"
     assert rows.loc["classification", "answer"]["changed"]
     assert rows.loc["classification", "answer"]["lead_time"] > 0
-    box = rows.loc["box"]
+    boxes_now = repository.version().annotations().query("kind == 'box'").set_index("annotation_id")
+    for name in ("china#0", "china#1"):  # what was shown and not touched is as it was
+        assert not boxes_now.loc[name, "answer"]["changed"]
+        assert boxes_now.loc[name, "x1"] == {"china#0": 30.0, "china#1": 500.0}[name]
+    (drawn,) = (name for name in boxes_now.index if name not in ("china#0", "china#1"))
+    box = boxes_now.loc[drawn]
     assert box["label"] == "roof"
     assert [box[name] for name in ("x1", "x2")] == pytest.approx([160, 480], abs=3)
     assert [box[name] for name in ("y1", "y2")] == pytest.approx([213.5, 320.25], abs=3)

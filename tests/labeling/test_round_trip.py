@@ -13,7 +13,7 @@ from pictures import photos, write_digits
 
 from datasetops.errors import ConflictError, NotFoundError
 from datasetops.ingest import ingest
-from datasetops.labeling import choose_project, make_batch, open_project, pull, push, set_up, status
+from datasetops.labeling import batches, choose_project, make_batch, open_project, pull, push, set_up, status
 from datasetops.labeling.label_studio.connection import LabelServerError
 from datasetops.manifest import Change, Repository
 from datasetops.records import VOTE
@@ -407,3 +407,86 @@ def test_every_kind_of_annotation_survives_the_round_trip(tmp_path: Path, label_
     corners = np.reshape(frame.loc["p#new1", "geometry"]["polygons"][0], (4, 2))
     sides = np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1)
     assert sorted(sides) == pytest.approx([32, 32, 42.7, 42.7])
+
+
+def test_a_withdrawn_answer_and_another_are_pulled_together(work: Work) -> None:
+    work.push()
+    (_, first), (other, second) = sorted(work.annotator.tasks().items())[:2]
+    made = work.annotator.choose(first, "7")
+    work.pull()
+    work.annotator.connection.call("DELETE", f"api/annotations/{made['id']}/")
+    work.annotator.choose(second, "8")
+    result = work.pull()
+    assert (result.version, result.withdrawn, result.answers) == ("v3", 1, 1)
+    assert work.row(f"{other}/label")["label"] == "8"
+
+
+def test_the_same_push_after_a_pull_asks_nobody_again(work: Work) -> None:
+    first = work.push()
+    work.annotator.choose(next(iter(work.annotator.tasks().values())), "7")
+    assert work.pull().version == "v2"
+    again = work.push()
+    assert (again.batch, again.created, again.existing) == (first.batch, 0, 10)
+
+
+def test_a_refused_push_leaves_no_batch(work: Work) -> None:
+    work.push(name="first")
+    with pytest.raises(ConflictError, match="asks 1 annotators"):
+        work.push(name="second", overlap=2)
+    assert [batch.name for batch in batches(work.repository)] == ["first"]
+
+
+def test_an_answer_with_a_class_that_is_gone_is_told_and_the_others_are_taken(work: Work) -> None:
+    work.push()
+    (a, first), (b, second) = sorted(work.annotator.tasks().items())[:2]
+    work.annotator.choose(first, "7")
+    work.annotator.choose(second, "8")
+    schema = work.repository.schema
+    classes = [{**c.model_dump(), "name": "seven" if c.name == "7" else c.name} for c in schema.classes]
+    keep = [row for row in work.repository.version().labels().to_pylist() if row["label"] == "7"]
+    renamed = schema.model_copy(update={"version": 2, "classes": classes})
+    change = Change(schema=renamed, annotations=[{**row, "label": "seven"} for row in keep])
+    work.repository.commit(change, message="renamed")
+    result = work.pull()
+    assert "no class '7' any more" in result.unused[0]["problem"]
+    assert work.row(f"{b}/label")["label"] == "8"
+    assert work.row(f"{a}/label")["source"] == "import"
+    with pytest.raises(ConflictError, match="another label schema"):
+        work.push(name="more")
+
+
+def test_attributes_that_nobody_was_asked_about_stay(tmp_path: Path, label_studio: Server) -> None:
+    schema = LabelSchema.model_validate(
+        {"name": "poses", "version": 1, "tasks": [{"kind": "box"}], "classes": [{"id": 0, "name": "cell"}]}
+    )
+    work = Work(tmp_path / "repository", label_studio, schema=schema)
+    photos()[0].save(tmp_path / "a.png")
+    row = {"annotation_id": "a#1", "sample_id": "a", "kind": "box", "label": "cell", "x1": 3.3, "y1": 4.7, "x2": 317.0,
+           "y2": 83.0, "attributes": {"pose": "Unspecified"}, "source": "import"}  # fmt: skip
+    sample = {"sample_id": "a", "uri": str(tmp_path / "a.png"), "width": 640, "height": 427, "media_type": "image/png"}
+    work.repository.commit(Change(samples=[sample], annotations=[row]), message="one")
+    work.set_up().push()
+    work.annotator.answer(work.annotator.tasks()["a"])
+    work.pull()
+    found = work.row("a#1")
+    assert (found["attributes"], found["x2"], found["answer"]["changed"]) == ({"pose": "Unspecified"}, 317.0, False)
+
+
+def test_a_correction_that_annotators_contradict_is_told(work: Work) -> None:
+    work.push()
+    sample, task = min(work.annotator.tasks().items())
+    row = work.row(f"{sample}/label")
+    other = "7" if row["label"] != "7" else "1"
+    changed = {name: row[name] for name in ("annotation_id", "sample_id", "kind")} | {"label": other, "source": "human"}
+    work.repository.commit(Change(annotations=[changed]), message="corrected")
+    work.annotator.answer(task)
+    result = work.pull()
+    assert [conflict.key for conflict in result.conflicts] == [f"{sample}/label"]
+    assert work.row(f"{sample}/label")["label"] == other
+
+
+def test_gold_is_not_shown_with_its_answer(work: Work) -> None:
+    ids = sorted(work.repository.version().samples()["sample_id"])
+    work.push(samples=ids[:2], gold=ids[2:4])
+    shown = {sample: bool(task["predictions"]) for sample, task in work.annotator.tasks().items()}
+    assert shown == {ids[0]: True, ids[1]: True, ids[2]: False, ids[3]: False}

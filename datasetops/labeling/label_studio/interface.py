@@ -30,6 +30,14 @@ _REGIONS: Final = {
     "keypoints": "KeyPointLabels",
     "text": "RectangleLabels",
 }
+_TITLES: Final = {
+    "classification": "The whole image",
+    "box": "Boxes",
+    "polygon": "Outlines",
+    "mask": "Masks",
+    "keypoints": "Points",
+    "text": "Text",
+}
 _HOTKEYS: Final = "1234567890qwetasdfgzxcvb"
 _YES: Final = "yes"
 
@@ -40,6 +48,8 @@ def label_config(schema: LabelSchema) -> str:
     SubElement(view, "Image", name=IMAGE, value="$image", zoom="true", zoomControl="true", rotateControl="false")
     keys = _Hotkeys(schema)
     for kind in schema.kinds:
+        if len(schema.kinds) > 1:
+            SubElement(view, "Header", value=_TITLES[kind], size="5")
         classes = [item for item in schema.classes if not item.deprecated and (not item.kinds or kind in item.kinds)]
         if kind == "classification":
             _whole_image(view, schema, classes, keys)
@@ -136,8 +146,9 @@ def _regions(view: Element, schema: LabelSchema, kind: str, classes: list[ClassD
         )
         for value in (VISIBLE, HIDDEN):
             SubElement(visibility, "Choice", value=value)
-        SubElement(view, "Header", value="Which one it belongs to, where there are several:", size="6")
-        SubElement(view, "Number", {"name": INSTANCE, "min": "1", "step": "1", **shared})
+        asked = SubElement(view, "View", visibleWhen="region-selected", whenTagName=kind)
+        SubElement(asked, "Header", value="Which one it belongs to, where there are several:", size="6")
+        SubElement(asked, "Number", {"name": INSTANCE, "min": "1", "step": "1", **shared})
     if kind == "text":
         text = {"toName": IMAGE, "editable": "true", "maxSubmissions": "1"}
         region = {"perRegion": "true", "whenTagName": kind, "displayMode": "region-list"}
@@ -160,7 +171,12 @@ def _attribute(view: Element, schema: LabelSchema, attribute: Attribute, name: s
         fields |= {"perRegion": "true"} | ({"whenLabelValue": classes} if classes else {})
     elif classes:
         fields |= {"visibleWhen": "choice-selected", "whenTagName": LABEL, "whenChoiceValue": classes}
-    SubElement(view, "Header", value=attribute.name, size="6")
+    if asks_of_regions(schema):  # nothing is shown until a region that it is about is selected
+        view = SubElement(
+            view, "View", {"visibleWhen": "region-selected"} | ({"whenLabelValue": classes} if classes else {})
+        )
+    about = f"{attribute.name}: {attribute.definition}" if attribute.definition else attribute.name
+    SubElement(view, "Header", value=about, size="6")
     if attribute.type in ("choice", "bool"):
         control = SubElement(view, "Choices", {**fields, "choice": "single", "showInline": "true"})
         for value in attribute.values or (_YES, "no"):

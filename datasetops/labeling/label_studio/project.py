@@ -48,6 +48,7 @@ def set_up_project(
         created = connection.call("POST", "api/projects/", body={**settings, "label_config": config})
         found, said = created, [f"Made the project {settings['title']!r}: {connection.url}/projects/{created['id']}"]
     else:
+        del settings["title"]  # somebody may have found a better one
         if known and known.guide == guide_digest:  # the server keeps a cleaned form of it
             del settings["expert_instruction"]
         said += _update(connection, found, settings, config, known, overwrite)
@@ -60,7 +61,9 @@ def set_up_project(
 
 def hand_edits(project: Project, current: str) -> list[str]:
     """What somebody changed in the interface since it was made."""
-    return [] if current.strip() == project.interface.strip() else interface_changes(project.interface, current)
+    if current.strip() == project.interface.strip():
+        return []
+    return interface_changes(project.interface, current) or ["its layout or its texts were changed"]
 
 
 def _find(connection: Connection, known: Project | None, marker: str) -> dict[str, Any] | None:

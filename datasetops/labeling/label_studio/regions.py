@@ -1,8 +1,8 @@
 """Rows of a version as results in Label Studio, and back.
 
 Results are in percent of the image as it is shown, after EXIF orientation; a rectangle's rotation is clockwise, in
-degrees, about its top left corner. A region that starts as a pre-annotation keeps its name, which is its annotation_id;
-the parts of one annotation (rings of a polygon, points of a set) are called `<annotation_id>@<number>`.
+degrees, about its top left corner. A region that starts as a pre-annotation keeps its name, see `region_name`; the parts
+of one annotation (rings of a polygon, points of a set) are called `<name>_<number>`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datasetops.formats.geometry import geometry_extent
-from datasetops.labeling.base import ImageSize, Region, Row
+from datasetops.labeling.base import ImageSize, Region, Row, region_name
 from datasetops.labeling.label_studio.interface import (
     HIDDEN,
     IMAGE,
@@ -38,7 +38,8 @@ from datasetops.schema import LabelSchema
 Floats = npt.NDArray[np.float64]
 Result = dict[str, Any]
 
-_PART: Final = re.compile(r"^(.*)@(\d+)$", re.DOTALL)
+_PART: Final = re.compile(r"^([0-9a-f]{16})_(\d+)$")
+_DIGITS: Final = 6  # of a pixel, so that percent and back gives what was there
 _HALF: Final = 128  # brush strokes are smoothed: a pixel belongs to the mask from half its strength on
 _POINT_SIZE: Final = 0.8  # percent of the width, as drawn
 
@@ -71,7 +72,11 @@ def regions_of(
         kind = next((kind for kind in schema.kinds if kind != "classification" and kind in group), None)
         if kind is None:
             known = whole.keys() | {VISIBILITY, INSTANCE, TRANSCRIPTION} | set(attribute_names(schema).values())
-            unread += [f"the control {control!r} is not the schema's" for control in group if control not in known]
+            problems += [
+                f"what the control {control!r} holds is left out: it is not the schema's"
+                for control in group
+                if control not in known
+            ]
             continue
         label, point = _class_of(kind, group[kind], schema)
         if label is not None and schema.find(label) is None:
@@ -98,7 +103,7 @@ def regions_of(
 
 
 def _results(row: Row, schema: LabelSchema, size: ImageSize) -> list[Result]:
-    kind, name = row["kind"], row["annotation_id"]
+    kind, name = row["kind"], region_name(row["annotation_id"])
     if kind == "classification":
         main = [_result(name, LABEL, "choices", {"choices": [row["label"]]}, None)]
         return main + _attribute_results(row, name, schema, None)
@@ -106,7 +111,7 @@ def _results(row: Row, schema: LabelSchema, size: ImageSize) -> list[Result]:
         return [_result(name, WHOLE_TEXT, "textarea", {"text": [row.get("text") or ""]}, None)]
     drawn = _drawn(row, schema, size)
     several = len(drawn) > 1 or kind == "keypoints"
-    names = [f"{name}@{number}" if several else name for number, *_ in drawn]
+    names = [f"{name}_{number}" if several else name for number, *_ in drawn]
     results = [_result(part, kind, type_, value, size) for part, (_, type_, value) in zip(names, drawn, strict=True)]
     if row.get("text") is not None and kind == "text" and names:
         results.append(
@@ -313,7 +318,7 @@ def _box(value: Mapping[str, Any], size: ImageSize) -> dict[str, Any]:
     w, h = float(value["width"]) / 100 * width, float(value["height"]) / 100 * height
     angle = np.radians(float(value.get("rotation") or 0.0))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    corners = to_stored(np.array([[0, 0], [w, 0], [w, h], [0, h]]) @ turn + (x, y), size)
+    corners = to_stored(np.array([[0, 0], [w, 0], [w, h], [0, h]]) @ turn + (x, y), size).round(_DIGITS)
     (x1, y1), (x2, y2) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
     box = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
     return box | ({"geometry": {"polygons": [corners.ravel().tolist()]}} if angle else {})
@@ -362,7 +367,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _pixels(points: npt.ArrayLike, size: ImageSize) -> Floats:
-    return to_stored(np.asarray(points, np.float64) / 100 * shown_size(size), size)
+    return to_stored(np.asarray(points, np.float64) / 100 * shown_size(size), size).round(_DIGITS)
 
 
 def _outside(values: Mapping[str, Any], size: ImageSize) -> str | None:

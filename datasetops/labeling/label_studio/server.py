@@ -51,11 +51,8 @@ class LabelStudioServer:
 
     # --- push -------------------------------------------------------------------------------------------------------
 
-    def push(
-        self, batch: str, names: Sequence[str], make: Callable[[int], Task], *, overlap: int, progress: Progress
-    ) -> PushCount:
+    def push(self, batch: str, names: Sequence[str], make: Callable[[int], Task], *, progress: Progress) -> PushCount:
         """See LabelServer. Each request makes all of its tasks or none; after a lost answer the tasks are counted."""
-        self._set_overlap(overlap)
         known = dict(self._tasks_of(batch)) if self._count(batch) else {}
         missing = [row for row, name in enumerate(names) if name not in known]
         done = iter(progress(range(len(missing)), len(missing), "Pushing tasks"))
@@ -156,7 +153,8 @@ class LabelStudioServer:
             self._connection.call("POST", "api/dm/actions", body=selected, params=params, timeout=SLOW, again=True)
         return len(doubles)
 
-    def _set_overlap(self, overlap: int) -> None:
+    def prepare(self, *, overlap: int) -> None:
+        """See LabelServer. How many annotators are asked is a setting of the whole project."""
         project = self._settings()
         if project["maximum_annotations"] == overlap:
             return
