@@ -262,7 +262,7 @@ def _merge(
 
 def _known_classes(answer: Answer, schema: LabelSchema) -> Answer:
     """The answer, not to be used where the version's schema no longer has one of its classes."""
-    labels = {region.values.get("label") for region in answer.regions} - {None}
+    labels = {str(region.values["label"]) for region in answer.regions if region.values.get("label") is not None}
     lost = tuple(
         f"the version's schema has no class {label!r} any more" for label in sorted(labels) if not schema.find(label)
     )
