@@ -21,7 +21,7 @@ test: $(VENV)/.test $(LABEL_STUDIO)/.done
 	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
 test-fast: $(VENV)/.test
-	$(BIN)/pytest --numprocesses auto -m "not server"
+	$(BIN)/pytest --numprocesses auto -m "not server and not slow"
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -93,6 +93,7 @@ def test_near_duplicates_of_cifar_that_people_judged(data: Path, build: Any) -> 
     assert np.mean(different) <= 0.6  # most of these are the same car or plane in much the same pose
 
 
+@pytest.mark.slow
 def test_different_scans_of_the_same_digit_are_no_duplicates(build: Any) -> None:
     from sklearn.datasets import load_digits
 
@@ -101,6 +102,7 @@ def test_different_scans_of_the_same_digit_are_no_duplicates(build: Any) -> None
     assert len(pairs_of(build(files))) <= 3
 
 
+@pytest.mark.slow
 def test_blood_cells_and_street_photos_have_none_but_their_planted_copies(data: Path, build: Any) -> None:
     def jpeg(image: Image.Image, quality: int) -> Image.Image:
         return Image.open(io.BytesIO(encoded(image, "JPEG", quality=quality))).convert("RGB")

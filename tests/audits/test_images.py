@@ -19,6 +19,7 @@ def encoded(image: Image.Image) -> bytes:
     return sink.getvalue()
 
 
+@pytest.mark.slow
 def test_the_same_images_are_flagged_as_by_cleanvision(
     data: Path, build: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -233,6 +233,7 @@ def test_misuse_is_a_value_error(wrong: str) -> None:
         out_of_sample_probabilities(x, y, **arguments)
 
 
+@pytest.mark.slow
 def test_wrong_labels_of_real_digits_come_first() -> None:
     from sklearn.metrics import roc_auc_score
 
