@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from datasetops.progress import Progress, no_progress
-from datasetops.records import Finding
+from datasetops.records import ANNOTATIONS, Finding
 from datasetops.schema import LabelSchema
 
 
@@ -29,18 +29,31 @@ class ImageAccess(Protocol):
         """Decoded RGB image, EXIF orientation applied. Raises DatasetOpsError where it cannot be decoded."""
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """What a version is compared with: another version, or samples from production, whose `annotations` are empty."""
+
+    name: str  # the same name means the same content
+    samples: pd.DataFrame  # columns of records.SAMPLES
+    annotations: pd.DataFrame  # columns of records.ANNOTATIONS
+    embeddings: Callable[[], npt.NDArray[np.float32]]  # as in AuditContext
+
+
 @dataclass
 class AuditContext:
     """The rows under audit and what can be computed from them, shared by all checks of one run."""
 
     samples: pd.DataFrame  # columns of records.SAMPLES, index 0…N-1, sorted by sample_id
-    annotations: pd.DataFrame  # columns of records.ANNOTATIONS, index 0…M-1
+    annotations: pd.DataFrame  # columns of records.ANNOTATIONS, index 0…M-1; without votes
     schema: LabelSchema
     images: ImageAccess
     embeddings: Callable[[], npt.NDArray[np.float32]]  # () → (N, D); a row of NaN where there is no readable image
     probabilities: pd.DataFrame | None = (
         None  # index sample_id, one column a class: out-of-sample, supplied by the user
     )
+    votes: pd.DataFrame = field(default_factory=ANNOTATIONS.empty_table().to_pandas)  # answers merged into annotations
+    detections: pd.DataFrame | None = None  # columns of audits.detections: a detector's boxes, supplied by the user
+    baseline: Baseline | None = None  # what drift is measured from
     ingest_findings: Callable[[], list[dict[str, Any]]] = (
         list  # what ingest found at fault, as dicts of records.Finding
     )
@@ -65,5 +78,6 @@ class Check(Protocol):
     name: str
     title: str  # a few words for people
     needs: str  # "labels", "images", "embeddings", … in words, for `dsops audit --list`
+    cost: str  # the same for its time: what it grows with, and how much of it
 
     def run(self, context: AuditContext) -> CheckResult: ...

@@ -48,6 +48,7 @@ class ImageQuality:
     name = "image_quality"
     title = "dark, light, blurry, oddly sized or shaped, empty and unreadable images"
     needs = "images"
+    cost = "decodes every image once; about 200 images a second a core"
 
     def run(self, context: AuditContext) -> CheckResult:
         samples = context.samples

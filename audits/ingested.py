@@ -10,6 +10,7 @@ class Ingested:
     name = "ingest"
     title = "faults that ingest found in the sources"
     needs = "nothing"
+    cost = "nothing"
 
     def run(self, context: AuditContext) -> CheckResult:
         rows = context.ingest_findings()

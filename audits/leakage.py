@@ -33,6 +33,7 @@ class Leakage:
     name = "leakage"
     title = "copies and groups that straddle splits"
     needs = "splits"
+    cost = "as near_duplicate, which it shares its work with"
 
     def run(self, context: AuditContext) -> CheckResult:
         samples = context.samples

@@ -27,6 +27,7 @@ class Outlier:
     name = "outlier"
     title = "images unlike all others"
     needs = "images"
+    cost = "the embeddings; neighbours grow a little faster than the samples"
 
     def run(self, context: AuditContext) -> CheckResult:
         samples = context.samples

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from datasetops.audits import charts
-from datasetops.audits.run import AuditRecord
+from datasetops.audits.record import AuditRecord
 from datasetops.errors import DatasetOpsError
 from datasetops.images import ImageError, decode_rgb
 from datasetops.manifest import Repository, Version
@@ -115,7 +115,7 @@ class _Pictures:
 
     def of(self, row: Mapping[str, Any]) -> str | None:
         """The finding's image, with its box if it is about one."""
-        box = self._boxes.get(row["annotation_id"])
+        box = json.loads(row["box"]) if row["box"] else self._boxes.get(row["annotation_id"])
         if row["sample_id"] is None:
             return None
         return self._draw(row["sample_id"], box) if box and None not in box else self.plain(row["sample_id"])

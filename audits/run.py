@@ -1,12 +1,11 @@
-"""Run checks over a version and leave an audit record: findings, scores, parameters, and what they were made from."""
+"""Run checks over a version and leave an audit record."""
 
 from __future__ import annotations
 
-import io
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,43 +14,17 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from datasetops.audits.base import AuditContext, Check, CheckResult
+from datasetops.audits.base import AuditContext, Baseline, Check, CheckResult
 from datasetops.audits.probabilities import for_version
+from datasetops.audits.record import AuditRecord, scores_table, store_audit, stored_audit, worst_first
 from datasetops.audits.stored import StoredImages
 from datasetops.errors import ModelError, NotFoundError, did_you_mean
-from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.models import EmbeddingCache, embed_images, open_embedder
 from datasetops.plugins import load_plugin, plugin_names
 from datasetops.progress import Progress, no_progress
-from datasetops.records import SEVERITIES, canonical_json, findings_table, sha256_hex
-
-SCORES = pa.schema(
-    [("check", pa.string()), ("sample_id", pa.string()), ("annotation_id", pa.string()), ("score", pa.float64())]
-)
-
-
-@dataclass(frozen=True)
-class AuditRecord:
-    """What an audit left behind. `info` has version, commit, parameters, models and, by check, findings and seconds."""
-
-    audit_id: str
-    info: Mapping[str, Any]
-    findings: pa.Table  # columns of records.FINDINGS, worst first within a check
-    scores: pa.Table  # columns of SCORES: every item that a check scored, flagged or not
-    summaries: Mapping[str, Any] = field(default_factory=dict)
-    reused: bool = False  # it was made by an earlier run
-
-    @property
-    def version(self) -> str:
-        return str(self.info["version"])
-
-    def worst(self) -> str | None:
-        """The highest severity found."""
-        found = set(pc.unique(self.findings["severity"]).to_pylist())
-        return next((severity for severity in reversed(SEVERITIES) if severity in found), None)
+from datasetops.records import SEVERITIES, VOTE, canonical_json, findings_table, sha256_hex
 
 
 def audit(
@@ -62,6 +35,8 @@ def audit(
     split: str | None = None,
     where: str | None = None,
     probabilities: pd.DataFrame | None = None,
+    detections: pd.DataFrame | None = None,
+    against: Baseline | None = None,
     model: str | None = None,
     seed: int = 0,
     again: bool = False,
@@ -71,7 +46,8 @@ def audit(
 
     `split` and `where` (a SQL condition as in `Version.where`) choose samples. `probabilities` are out-of-sample class
     probabilities from any model: index sample_id, one column a class; without them a probe on embeddings of `model`
-    makes them. The same inputs give the same findings, so a stored record is returned unless `again` is set or some
+    makes them. `detections` are a detector's boxes (columns of audits.detections), `against` is what drift is measured
+    from. The same inputs give the same findings, so a stored record is returned unless `again` is set or some
     image could not be read for it. Raises NotFoundError for an unknown check and where not one image can be read,
     ValueError for probabilities that do not fit.
     """
@@ -91,24 +67,31 @@ def audit(
         "where": where,
         "model": reference,
         "probabilities": None if probabilities is None else _frame_digest(probabilities),
+        "detections": None if detections is None else _frame_digest(detections),
+        "against": None if against is None else against.name,
         "seed": seed,
     }
     audit_id = sha256_hex(canonical_json([version.digest, parameters, _code_version()]))[:12]
-    stored = None if again else _stored(repository, version, audit_id)
+    stored = None if again else stored_audit(repository, version, audit_id)
     if stored is not None and stored.info.get("unreadable") == 0:
         return replace(stored, reused=True)
 
-    annotations = version.labels()
-    annotations = annotations.filter(pc.is_in(annotations["sample_id"], table["sample_id"].combine_chunks()))
+    rows = version.table("annotations")
+    rows = rows.filter(pc.is_in(rows["sample_id"], table["sample_id"].combine_chunks())).to_pandas()
+    is_vote = rows["role"] == VOTE
+    annotations = rows[~is_vote].reset_index(drop=True)
     samples = table.to_pandas()
-    embeddings = _Embeddings(repository, reference, samples, progress)
+    embeddings = Embeddings(repository, reference, samples, progress)
     context = AuditContext(
         samples=samples,
-        annotations=annotations.to_pandas(),
+        annotations=annotations,
+        votes=rows[is_vote].reset_index(drop=True),
         schema=version.schema,
         images=embeddings.images,
         embeddings=embeddings,
         probabilities=None if probabilities is None else for_version(probabilities, samples, version.schema),
+        detections=detections,
+        baseline=against,
         ingest_findings=lambda: ingest_findings(repository, version),
         seed=seed,
         jobs=repository.settings.jobs,
@@ -143,52 +126,12 @@ def audit(
     record = AuditRecord(
         audit_id,
         info,
-        _sorted(pa.concat_tables([findings_table(result.findings) for result in results.values()])),
-        _scores(results),
+        worst_first(pa.concat_tables([findings_table(result.findings) for result in results.values()])),
+        scores_table(results),
         {name: result.summary for name, result in results.items()},
     )
-    _store(repository, record)
+    store_audit(repository, record)
     return record
-
-
-def latest_audit(repository: Repository, version: Version, audit_id: str | None = None) -> AuditRecord:
-    """What the audits of a version found: each check as the newest audit that ran it left it, or one audit alone.
-
-    `audit_id` may be the beginning of one. Of several audits, id and parameters are the newest one's.
-    Raises NotFoundError where there is none.
-    """
-    ran: dict[str, list[str]] = {}
-    for entry in repository.ledger.backwards():
-        if entry.event.kind == "audit" and entry.event.inputs.get("commit") == version.digest:
-            ran.setdefault(str(entry.event.outputs["audit"]), entry.event.parameters["checks"])
-    remedy = f"Run: dsops audit {version.name}"
-    if audit_id is not None:
-        if len(chosen := [name for name in ran if name.startswith(audit_id)]) != 1:
-            remedy = did_you_mean(audit_id, ran, noun="audits") if ran else remedy
-            raise NotFoundError(f"{version.name} has no audit {audit_id!r}.", remedy=remedy)
-        ran = {chosen[0]: ran[chosen[0]]}
-    newest: list[AuditRecord] = []
-    owner: dict[str, AuditRecord] = {}
-    for name, checks in ran.items():
-        if set(checks) <= owner.keys() or (record := _stored(repository, version, name)) is None:
-            continue
-        newest.append(record)
-        owner = dict.fromkeys(record.info["checks"], record) | owner
-    if not newest:
-        raise NotFoundError(f"{version.name} has not been audited.", remedy=remedy)
-    return AuditRecord(
-        newest[0].audit_id,
-        dict(newest[0].info) | {"checks": {name: owner[name].info["checks"][name] for name in sorted(owner)}},
-        _sorted(pa.concat_tables([_of_owned(record.findings, record, owner) for record in newest])),
-        pa.concat_tables([_of_owned(record.scores, record, owner) for record in newest]),
-        {name: record.summaries.get(name, {}) for name, record in owner.items()},
-        reused=True,
-    )
-
-
-def _of_owned(rows: pa.Table, record: AuditRecord, owner: Mapping[str, AuditRecord]) -> pa.Table:
-    mine = [name for name, one in owner.items() if one is record]
-    return rows.filter(pc.is_in(rows["check"], pa.array(mine, pa.string())))
 
 
 def check_split(version: Version, split: str) -> None:
@@ -237,7 +180,7 @@ def _history(repository: Repository, version: Version) -> list[Version]:
     return list(seen.values())
 
 
-class _Embeddings:
+class Embeddings:
     """Computed when a check first asks for them, from the cache where they were computed before."""
 
     def __init__(self, repository: Repository, reference: str, samples: pd.DataFrame, progress: Progress) -> None:
@@ -286,82 +229,6 @@ def _check_names(checks: Sequence[str]) -> list[str]:
         if name not in known:
             raise NotFoundError(f"There is no check {name!r}.", remedy=did_you_mean(name, known, noun="checks"))
     return [name for name in known if not checks or name in checks]
-
-
-def _sorted(findings: pa.Table) -> pa.Table:
-    """Worst first: by severity, then score, then id, so that the same findings stand in the same order."""
-    rank = pc.index_in(findings["severity"], pa.array(list(reversed(SEVERITIES))))
-    ordered = findings.append_column("rank", rank).sort_by(
-        [("rank", "ascending"), ("score", "ascending"), ("finding_id", "ascending")]
-    )
-    return ordered.drop(["rank"])
-
-
-def _scores(results: Mapping[str, CheckResult]) -> pa.Table:
-    tables = []
-    for name, result in results.items():
-        frame = result.scores.assign(check=name).astype({"score": "float64"})
-        frame["annotation_id"] = frame["annotation_id"].astype(object)
-        tables.append(pa.Table.from_pandas(frame[SCORES.names], schema=SCORES, preserve_index=False))
-    return pa.concat_tables(tables) if tables else SCORES.empty_table()
-
-
-def _folder(version: str, audit_id: str) -> str:
-    return f"audits/{version}/{audit_id}"
-
-
-def _store(repository: Repository, record: AuditRecord) -> None:
-    folder = _folder(record.version, record.audit_id)
-    contents = {
-        f"{folder}/findings.parquet": _parquet(record.findings),
-        f"{folder}/scores.parquet": _parquet(record.scores),
-        f"{folder}/audit.json": canonical_json(_plain(dict(record.info) | {"summaries": record.summaries})),
-    }
-    for key, data in contents.items():
-        repository.store.put(key, data)
-    event = Event(
-        "audit",
-        repository.settings.actor,
-        inputs={"version": record.version, "commit": record.info["commit"], "models": record.info["models"]},
-        outputs={"audit": record.audit_id, "files": {key: sha256_hex(data) for key, data in contents.items()}},
-        parameters=_plain(record.info["parameters"]),
-    )
-    repository.ledger.record(event)
-
-
-def _stored(repository: Repository, version: Version, audit_id: str) -> AuditRecord | None:
-    folder = _folder(version.name, audit_id)
-    try:
-        info = json.loads(repository.store.get(f"{folder}/audit.json"))
-        findings, scores = (_table(repository.store.get(f"{folder}/{name}.parquet")) for name in ("findings", "scores"))
-    except (NotFoundError, ValueError, pa.ArrowInvalid, OSError):
-        return None
-    return AuditRecord(audit_id, info, findings, scores, info.pop("summaries"))
-
-
-def _table(data: bytes) -> pa.Table:
-    """Read in this thread alone: a thread of Arrow's pool that lets go of Python bytes after Python has begun to end
-    aborts the process."""
-    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """NumPy numbers and non-finite floats as JSON has them."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def _frame_digest(frame: pd.DataFrame) -> str:

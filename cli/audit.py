@@ -134,7 +134,7 @@ def findings(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from datasetops.audits.run import latest_audit
+    from datasetops.audits.record import latest_audit
     from datasetops.cli.files import write_table
     from datasetops.records import SEVERITIES
 

@@ -93,6 +93,8 @@ CHECKS: Final = (
     "keypoints",
     "text",
     "drift",
+    "guideline_drift",
+    "slices",
     "personal_data",
     "ingest",
 )
@@ -111,6 +113,7 @@ FINDINGS: Final = pa.schema(
         ("suggested", pa.string()),
         ("message", pa.string()),
         ("related", pa.string()),  # canonical JSON list of other sample ids, e.g. the duplicates of this one
+        ("box", pa.string()),  # canonical JSON list x1, y1, x2, y2 in pixels: where it is, if no annotation says so
     ]
 )
 
@@ -155,6 +158,7 @@ class Finding:
     given: str | None = None
     suggested: str | None = None
     related: tuple[str, ...] = ()
+    box: tuple[float, float, float, float] | None = None  # xyxy pixels, where no annotation is there to point at
 
     def __post_init__(self) -> None:
         if self.check not in CHECKS:
@@ -169,6 +173,8 @@ class Finding:
         """Stable over runs: the same suspicion about the same thing has the same id in every audit."""
         about = [self.check, self.sample_id, self.annotation_id, self.given, self.suggested, self.uri]
         parts: list[str | None] = [*about, *self.related]
+        if self.box is not None:
+            parts.append(str([round(value) for value in self.box]))
         if self.sample_id is None or self.check in ("schema", "ingest", "image_quality"):
             parts.append(self.message)
         return sha256_hex(canonical_json([_present(part) for part in parts]))[:16]
@@ -176,10 +182,12 @@ class Finding:
 
 def findings_table(findings: list[Finding]) -> pa.Table:
     """Findings as an Arrow table with the columns of `FINDINGS`, in the order given."""
-    names = [f.name for f in fields(Finding) if f.name != "related"]
+    lists = ("related", "box")
+    names = [f.name for f in fields(Finding) if f.name not in lists]
     rows = [
         {name: _present(getattr(f, name)) for name in names}
-        | {"finding_id": f.finding_id, "related": canonical_json(list(f.related)).decode() if f.related else None}
+        | {name: canonical_json(list(value)).decode() if (value := getattr(f, name)) else None for name in lists}
+        | {"finding_id": f.finding_id}
         for f in findings
     ]
     return pa.Table.from_pylist(rows, schema=FINDINGS)

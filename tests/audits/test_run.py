@@ -14,8 +14,9 @@ import pytest
 from pictures import write_digits
 
 from datasetops.audits.probabilities import for_version, read_probabilities
+from datasetops.audits.record import AuditRecord, latest_audit
 from datasetops.audits.report import write_report
-from datasetops.audits.run import AuditRecord, audit, latest_audit
+from datasetops.audits.run import audit
 from datasetops.errors import FormatError, NotFoundError
 from datasetops.ingest import ingest
 from datasetops.manifest import Change, Repository, verify
@@ -110,7 +111,7 @@ def test_an_audit_is_read_without_threads_that_may_outlive_python(repository: Re
     code = (
         "import os, sys\n"
         "import pyarrow.parquet\n"
-        "from datasetops.audits.run import latest_audit\n"
+        "from datasetops.audits.record import latest_audit\n"
         "from datasetops.manifest import Repository\n"
         "repository = Repository.open(sys.argv[1])\n"
         "version = repository.version()\n"

@@ -1,0 +1,1 @@
+"""Statistics of random samples: plans, bounds, estimates."""

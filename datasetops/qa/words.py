@@ -1,0 +1,131 @@
+"""Plans and results in plain words: what was done, what it shows, and what it does not."""
+
+from __future__ import annotations
+
+from datasetops.qa.plan import QaPlan
+from datasetops.qa.result import QaResult
+
+
+def explain_plan(plan: QaPlan) -> list[str]:
+    """Sentences that say what a plan asks for, and what it can and cannot promise."""
+    design = plan.design
+    lines = [f"Plan {plan.name} for {plan.version}: {design.population:,} items, drawn with seed {plan.seed}."]
+    if plan.left_out:
+        lines.append(f"{plan.left_out:,} samples without a class label are not part of it.")
+    before = 0
+    for number, stage in enumerate(plan.stages, start=1):
+        more = "more " if before else ""
+        yes = (
+            f"accepted with at most {stage.accept} wrong"
+            if stage.accept >= 0
+            else "not accepted yet, whatever is found"
+        )
+        no = f"rejected with {stage.reject} or more" if stage.reject <= stage.checked else "not rejected yet"
+        total = f" ({stage.checked:,} in all)" if before else ""
+        lines.append(f"Stage {number}: check {stage.checked - before:,} {more}items{total}; {yes}, {no}.")
+        before = stage.checked
+    extra = sum(max(0, len(s.order) - n) for s, n in zip(plan.strata, plan.stages[-1].drawn, strict=True))
+    if plan.per:
+        small = sum(stratum.size < max(s.floor for s in plan.strata) for stratum in plan.strata)
+        lines.append(
+            f"{len(plan.strata):,} strata by {' and '.join(plan.per)} are judged one by one as well (Holm's correction): "
+            f"{extra:,} items more." + (f" {small:,} of them have fewer, and are checked whole." if small else "")
+        )
+        lonely = sum(stratum.size == 1 for stratum in plan.strata)
+        if lonely:
+            lines.append(f"{lonely:,} strata have a single item: nothing can be said about those beyond that item.")
+    if plan.second:
+        lines.append(f"{len(plan.second):,} items are reviewed by two people, to see how far reviewers agree.")
+    if plan.planted:
+        lines.append(f"{len(plan.planted):,} planted errors stand among them, to see how many reviewers find.")
+    good, bad = design.acceptance(int(plan.expected * design.population)), design.consumer_risk
+    if plan.stages[-1].checked == design.population:
+        lines.append("Every item is checked: the outcome is certain, as far as reviewers are right.")
+    else:
+        lines.append(
+            f"It promises: if it is accepted, at most {plan.limit:.3g} of the items are wrong, with {plan.confidence:.0%} "
+            f"confidence. A version with more wrong is accepted with a chance of {bad:.1%} at most, where defects are spread "
+            f"evenly, and never above {1 - plan.confidence:.1%}."
+        )
+        lines.append(
+            f"A version with {plan.expected:.2%} wrong is accepted with a chance of {good[0]:.0%}, after "
+            f"{good[2]:,.0f} checks on average."
+        )
+    lines.append(
+        "It does not promise that any single item is right, and says nothing about what reviewers cannot see. Items "
+        "chosen because an audit flagged them cannot take the place of those drawn."
+    )
+    if plan.attempt > 1:
+        chance = 1 - plan.confidence**plan.attempt
+        lines.append(
+            f"This is attempt {plan.attempt} on this lot. A version at the limit that is tried so often is accepted at least "
+            f"once with a chance of up to {chance:.0%}."
+        )
+    return lines
+
+
+def explain_result(plan: QaPlan, result: QaResult) -> list[str]:
+    """Sentences that say what the verdicts prove."""
+    sure = f"{result.confidence:.0%}"
+    verdicts = {
+        "accept": f"ACCEPT: with {sure} confidence at most {_percent(result.limit)} of {result.version} is wrong.",
+        "reject": f"REJECT: with {sure} confidence more than {_percent(result.limit)} of {result.version} is wrong.",
+        "inconclusive": "INCONCLUSIVE: neither claim is proven.",
+        "unfinished": f"UNFINISHED: {result.left:,} items of stage {result.stage} have no verdict yet.",
+    }
+    if result.verdict == "reject" and result.worse:
+        verdicts["reject"] = (
+            f"REJECT: worse than {_percent(result.limit)}: {', '.join(result.worse)} (familywise confidence {sure})."
+        )
+    lines = [
+        verdicts[result.verdict],
+        f"Stage {result.stage} of {result.stages}: {result.wrong:,} of {result.checked:,} checked items are wrong, of "
+        f"{result.population:,}. The share that is wrong lies between {_percent(result.low)} and {_percent(result.high)} "
+        f"(each end with {sure} confidence, however often a stage was looked at).",
+    ]
+    if result.open:
+        lines.append(f"{result.open:,} items have no outcome; they count against whatever is claimed.")
+    if result.next_stage:
+        more = plan.stages[result.next_stage - 1].checked - plan.stages[result.stage - 1].checked
+        lines.append(
+            f"Next: stage {result.next_stage} with {more:,} more items, as planned: "
+            f"dsops qa push {plan.name} --stage {result.next_stage}"
+        )
+    elif result.verdict == "inconclusive":
+        lines.append("No further stage was planned. Mend labels in a new version, and plan a fresh sample of it.")
+    who = result.reviewers
+    if who.planted:
+        lines.append(
+            f"Reviewers found {who.caught} of {who.planted} planted errors (at least {who.sensitivity:.0%} of all); the upper "
+            "end allows for what they miss."
+        )
+    if who.twice:
+        kappa = "" if who.kappa is None else f", kappa {who.kappa:.2f}"
+        lines.append(
+            f"{who.twice} items were reviewed twice: {who.disagree} times the two disagreed{kappa}; the lower end allows for "
+            f"false alarms of up to {who.false_alarms:.1%}."
+        )
+    if not who.planted and not who.twice:
+        lines.append("Reviewers are taken to be right: nothing was planted or reviewed twice.")
+    if result.corrected_rate is not None:
+        lines.append(
+            f"Estimate: {_percent(result.rate)} as found, {_percent(result.corrected_rate)} corrected for reviewers."
+        )
+    if result.objects is not None:
+        lines.append(
+            f"Of the objects, about {_percent(result.objects.value)} are wrong ({_percent(result.objects.low)} to "
+            f"{_percent(result.objects.high)}, an estimate that rests on how images differ)."
+        )
+    if result.with_scores is not None:
+        lean = result.with_scores
+        lines.append(
+            f"With the audit's scores: about {_percent(lean.value)} ({_percent(lean.low)} to {_percent(lean.high)}), as good as "
+            f"{lean.gain:.1f} times as many checks. An estimate, not the bound above."
+        )
+    if result.attempt > 1:
+        lines.append(f"This was attempt {result.attempt} on this lot.")
+    return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
