@@ -45,15 +45,20 @@ class AuditRecord:
         return next((severity for severity in reversed(SEVERITIES) if severity in found), None)
 
 
-def latest_audit(repository: Repository, version: Version, audit_id: str | None = None) -> AuditRecord:
+def latest_audit(
+    repository: Repository, version: Version, audit_id: str | None = None, *, whole: bool = False
+) -> AuditRecord:
     """What the audits of a version found: each check as the newest audit that ran it left it, or one audit alone.
 
-    `audit_id` may be the beginning of one. Of several audits, id and parameters are the newest one's.
+    `audit_id` may be the beginning of one; `whole`: only audits of all samples. Of several audits, id and parameters are
+    the newest one's.
     Raises NotFoundError where there is none.
     """
     ran: dict[str, list[str]] = {}
     for entry in repository.ledger.backwards():
         if entry.event.kind == "audit" and entry.event.inputs.get("commit") == version.digest:
+            if whole and (entry.event.parameters.get("split") or entry.event.parameters.get("where")):
+                continue
             ran.setdefault(str(entry.event.outputs["audit"]), entry.event.parameters["checks"])
     remedy = f"Run: dsops audit {version.name}"
     if audit_id is not None:

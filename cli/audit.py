@@ -12,7 +12,7 @@ from datasetops.cli.versions import VersionName
 
 
 def register(app: typer.Typer) -> None:
-    for function in (audit, findings):
+    for function in (audit, findings, decide):
         command(app)(function)
 
 
@@ -122,7 +122,13 @@ def findings(
     severity: Annotated[str | None, typer.Option(help="Only high, medium or low.")] = None,
     split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     label: Annotated[str | None, typer.Option(help="Only items labeled so.")] = None,
-    budget: Annotated[int | None, typer.Option(min=1, help="At most that many, worst first.")] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="What to review first: so many undecided findings, by true errors to expect a minute."
+        ),
+    ] = None,
+    open_only: Annotated[bool, typer.Option("--open", help="Leave out what was decided to be fine.")] = False,
     all_scores: Annotated[
         bool, typer.Option("--all-scores", help="Every item's score of the checks, flagged or not.")
     ] = False,
@@ -134,7 +140,9 @@ def findings(
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from datasetops.audits.decisions import decisions, open_findings
     from datasetops.audits.record import latest_audit
+    from datasetops.audits.worklist import worklist
     from datasetops.cli.files import write_table
     from datasetops.records import SEVERITIES
 
@@ -152,6 +160,15 @@ def findings(
     for column, values in (("check", check), ("severity", [severity]), ("split", [split]), ("given", [label])):
         if values and values != [None] and column in rows.column_names:
             rows = rows.filter(pc.is_in(rows[column], pa.array(values, pa.string())))
+    if open_only:
+        rows = open_findings(rows, decisions(session.repository))
+    if budget is not None and not all_scores:
+        work = worklist(rows, decisions(session.repository), budget)
+        rows = work.findings
+        session.say(
+            f"{len(rows):,} findings to review, about {work.minutes:,.0f} minutes, {work.expected_errors:,.0f} true errors to "
+            f"expect (from {work.decisions:,} decisions so far; dsops decide records more)."
+        )
     rows = rows.slice(0, budget)
     if out or format:
         write_table(rows, out, format)
@@ -166,6 +183,40 @@ def findings(
     if len(rows) > len(shown):
         lines.append(f"… {len(rows) - len(shown):,} more; --out FILE.csv writes them all")
     session.emit(shown, lines if shown else "No findings.")
+
+
+def decide(
+    session: Session,
+    version: VersionName,
+    finding: Annotated[
+        list[str] | None, typer.Argument(metavar="[FINDING]...", help="Ids, or their beginnings.")
+    ] = None,
+    verdict: Annotated[str | None, typer.Option(help="error: the finding is right; fine: it is not; unsure.")] = None,
+    note: Annotated[str, typer.Option(help="Why.")] = "",
+    file: Annotated[
+        Path | None, typer.Option("--file", help="CSV with finding_id and verdict, and perhaps note, seconds, actor.")
+    ] = None,
+) -> None:
+    """Record what you found when you looked at findings. They keep it over audits and versions."""
+    from datasetops.audits.decisions import decide as keep
+    from datasetops.audits.decisions import read_decisions
+    from datasetops.audits.record import latest_audit
+
+    if (file is None) == (not finding):
+        raise ValueError("name findings, or a --file with them")
+    if file is None and verdict is None:
+        raise ValueError("--verdict: expected error, fine or unsure")
+    repository = session.repository
+    chosen = repository.version(version)
+    said = (
+        read_decisions(file) if file else [{"finding_id": f, "verdict": verdict, "note": note} for f in finding or []]
+    )
+    made = keep(repository, chosen, latest_audit(repository, chosen).findings, said)
+    counts = {name: sum(item.verdict == name for item in made) for name in ("error", "fine", "unsure")}
+    session.emit(
+        {"decisions": len(made)} | counts,
+        f"{len(made):,} decisions kept: {', '.join(f'{count:,} {name}' for name, count in counts.items())}.",
+    )
 
 
 def _check_filters(version: Any, record: Any, checks: list[str], split: str | None, label: str | None) -> None:

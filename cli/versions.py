@@ -29,6 +29,9 @@ def log(
     """List versions, newest first."""
     from itertools import islice
 
+    from datasetops.gate.status import DRAFT, statuses
+
+    status = statuses(session.repository)
     heads: dict[str, list[str]] = {}
     for name, head in session.repository.branches().items():
         heads.setdefault(head or "", []).append(name)
@@ -45,6 +48,7 @@ def log(
                 "annotations": commit.counts["annotations"],
                 "message": commit.message,
                 "commit": version.digest,
+                "status": status[version.digest].status if version.digest in status else DRAFT,
             }
         )
     lines = table(
@@ -55,21 +59,29 @@ def log(
                 row["author"],
                 row["samples"],
                 row["annotations"],
+                row["status"],
                 row["message"].splitlines()[0] if row["message"] else "",
             ]
             for row in rows
         ),
-        header=("version", "time (UTC)", "author", "samples", "annotations", "message"),
+        header=("version", "time (UTC)", "author", "samples", "annotations", "status", "message"),
     )
     session.emit(rows, lines if rows else "No version yet. Bring data in with: dsops ingest SOURCE")
 
 
 def show(session: Session, version: VersionName = "main") -> None:
     """Show what a version holds: counts by class, kind and split, and who made it."""
-    summary = session.repository.version(version).summary()
+    from datasetops.gate.status import status_of
+
+    chosen = session.repository.version(version)
+    status = status_of(session.repository, chosen)
+    summary = chosen.summary() | {"status": status.status}
     parts = [f"{summary['version']}  {summary['message']}", f"by {summary['author']}, {summary['time'][:19]} UTC"]
     parts.append(f"{summary['samples']:,} samples, {summary['annotations']:,} annotations")
     parts.append(f"schema {summary['schema']['name']} {summary['schema']['version']}, commit {summary['commit'][:12]}")
+    if status.actor:
+        over = f", passing over {', '.join(status.overridden)}" if status.overridden else ""
+        parts.append(f"{status.status} by {status.actor} at {str(status.time)[:16].replace('T', ' ')} UTC{over}")
     if summary["sealed"]:
         parts.append(f"sealed splits: {', '.join(summary['sealed'])}")
     for title in ("by_class", "by_kind", "by_split"):

@@ -122,7 +122,7 @@ def design(
     if not strata or min(strata) < 1:
         raise ValueError("the lot is empty: there is nothing to draw from")
     _check_rates(pass_rate, confidence, producer_risk, stages)
-    limit = 1 - pass_rate
+    limit = round(1 - pass_rate, 12)
     hoped = 0.4 * limit if expected is None else expected
     if not 0 <= hoped < limit:
         raise ValueError(f"expected: an error rate below {limit:.3g}, which is what may be wrong; got {hoped:g}")

@@ -185,7 +185,7 @@ def make_plan(
             stages=plan.stages,
             strata=strata,
             iou=iou,
-            attempt=1 + len(reviewed_before(repository, version)),
+            attempt=1 + len(reviewed_before(repository, version, where)),
             left_out=left_out,
             second=tuple(twice),
             planted=_plant(version, frame, set(chosen), planted, seed) if planted else None,
@@ -261,8 +261,9 @@ def lot(version: Version, per: Sequence[str] = (), where: str | None = None) -> 
     return pd.DataFrame({"sample_id": samples["sample_id"], "stratum": stratum}), every - len(samples)
 
 
-def reviewed_before(repository: Repository, version: Version) -> list[str]:
-    """Plans that somebody reviewed items of, for a version or one it stands on, back to the last accepted one."""
+def reviewed_before(repository: Repository, version: Version, where: str | None = None) -> list[str]:
+    """Plans about the same part that somebody reviewed items of, for a version or one it stands on, back to the last
+    accepted one."""
     line = {version.digest}
     queue = [version]
     by_digest = {item.digest: item for item in repository.versions()}
@@ -275,7 +276,8 @@ def reviewed_before(repository: Repository, version: Version) -> list[str]:
                 line.add(parent)
                 queue.append(by_digest[parent])
     reviewed = {key.split("/")[2] for key in repository.store.list("qa/verdicts/")}
-    return [plan.name for plan in plans(repository) if plan.commit in line and plan.name in reviewed]
+    mine = [plan for plan in plans(repository) if plan.commit in line and plan.where == where]
+    return [plan.name for plan in mine if plan.name in reviewed]
 
 
 def _attribute(version: Version, samples: pd.DataFrame, rows: pd.DataFrame, key: str) -> pd.Series[Any]:

@@ -161,7 +161,7 @@ def test_reviewing_flagged_items_alone_proves_nothing(repository: Repository) ->
 
 def test_planted_errors_and_second_reviews_widen_the_interval(repository: Repository) -> None:
     bad = fill(repository)
-    plan = make_plan(repository, repository.version(), planted=20, second=0.2)
+    plan = make_plan(repository, repository.version(), planted=20, second=0.2, seed="one")
     assert set(plan.planted or {}).isdisjoint(item for stratum in plan.strata for item in stratum.order)
     assert all(TRUTH[int(item[1:]) % 3] != label for item, label in (plan.planted or {}).items())
     review(repository, plan, bad)
@@ -173,10 +173,10 @@ def test_planted_errors_and_second_reviews_widen_the_interval(repository: Reposi
     assert unsure.reviewers.sensitivity < 0.6
     assert unsure.high > 1.5 * sure.high
     pairs = [item for item in plan.second if item in set(plan.main(0))]
-    twice = [Verdict(item, "yan", "wrong" if i < 3 else "right") for i, item in enumerate(pairs)]
+    twice = [Verdict(item, "yan", "wrong" if i < 1 else "right") for i, item in enumerate(pairs)]
     take(repository, plan, twice, origin="test")
     both = result(repository, plan)
-    assert (both.reviewers.twice, both.reviewers.disagree, both.open) == (len(pairs), 3, 3)
+    assert (both.reviewers.twice, both.reviewers.disagree, both.open) == (len(pairs), 1, 1)
     assert 0 < both.reviewers.false_alarms < 0.5
     assert both.high >= unsure.high
 

@@ -1,0 +1,95 @@
+"""Commands of the gate: accept, reject, policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.versions import VersionName
+
+PolicyFile = Annotated[
+    str | None, typer.Option("--policy", help="A YAML file, or default; the dataset's own unless told.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    for function in (accept, reject):
+        command(app)(function)
+    group = typer.Typer(help="What a version must show before it is accepted.", no_args_is_help=True)
+    command(group, "show")(policy_show)
+    command(group, "set")(policy_set)
+    app.add_typer(group, name="policy")
+
+
+def accept(
+    session: Session,
+    version: VersionName = "main",
+    policy: PolicyFile = None,
+    override: Annotated[list[str] | None, typer.Option(help="Pass over this rule. May be repeated.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; it is recorded with the override.")] = "",
+    note: Annotated[str, typer.Option(help="Kept with the acceptance.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what passes and what does not.")] = False,
+) -> None:
+    """Accept a version if it fulfils the policy: every rule is shown with its evidence. Status 3 if it does not."""
+    from datasetops.gate.accept import accept as decide
+    from datasetops.gate.accept import overridden_words
+    from datasetops.gate.policy import current_policy, load_policy
+
+    repository = session.repository
+    chosen = repository.version(version)
+    asked = load_policy(policy) if policy else current_policy(repository)
+    found = decide(
+        repository, chosen, asked, override=dict.fromkeys(override or [], reason), note=note, dry_run=dry_run
+    )  # fmt: skip
+    marks = {True: "pass", False: "FAIL"}
+    lines = table(
+        [["over" if r.rule in found.overridden else marks[r.passed], r.rule, r.message] for r in found.rules],
+        header=("", "rule", f"{found.version} by the policy {found.policy}"),
+    )
+    lines += [""] + [f"{rule.rule}: {rule.remedy}" for rule in found.failed if rule.remedy]
+    lines += overridden_words(found.rules, found.overridden)
+    if found.accepted:
+        lines.append(f"{found.version} is accepted" + (" already." if found.already else f", by {found.actor}."))
+    elif found.failed:
+        lines.append(f"{found.version} is not accepted: {len(found.failed)} of {len(found.rules)} rules do not pass.")
+    else:
+        lines.append(f"{found.version} would be accepted.")
+    session.emit(found.as_dict(), lines)
+    if found.failed:
+        raise typer.Exit(CHECK_FAILED)
+
+
+def reject(
+    session: Session,
+    version: VersionName,
+    reason: Annotated[str, typer.Option(help="Why it must not be used.")],
+) -> None:
+    """Record that a version must not be used; an earlier acceptance no longer holds."""
+    from datasetops.gate.accept import reject as decide
+
+    chosen = session.repository.version(version)
+    decide(session.repository, chosen, reason)
+    session.emit({"version": chosen.name, "status": "rejected", "reason": reason}, f"{chosen.name} is rejected.")
+
+
+def policy_show(session: Session, policy: PolicyFile = None) -> None:
+    """Show the policy that holds, as YAML."""
+    from datasetops.gate.policy import current_policy, load_policy
+    from datasetops.schema.yamlfile import dump_yaml
+
+    found = load_policy(policy) if policy else current_policy(session.repository)
+    plain = found.model_dump(mode="json", by_alias=True, exclude_none=True)
+    session.emit(plain | {"digest": found.digest}, dump_yaml(plain).rstrip())
+
+
+def policy_set(session: Session, file: Annotated[Path, typer.Argument(help="A YAML file.")]) -> None:
+    """Make a policy the dataset's own from now on; the ledger keeps who set it and when."""
+    from datasetops.gate.policy import load_policy, set_policy
+
+    policy = load_policy(file)
+    set_policy(session.repository, policy)
+    answer = {"policy": policy.name, "digest": policy.digest, "rules": list(policy.rules)}
+    session.emit(answer, f"The policy {policy.name} holds from now on: {', '.join(policy.rules)}.")

@@ -1,0 +1,296 @@
+"""The rules of a policy, each held against a version: passed or not, why, and the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datasetops.audits.balance import count_values, slice_values
+from datasetops.audits.decisions import decisions, open_findings
+from datasetops.audits.record import AuditRecord, latest_audit
+from datasetops.errors import NotFoundError
+from datasetops.gate.policy import Policy, RightsRule
+from datasetops.gate.status import last_accepted, since
+from datasetops.manifest import Repository, Version, diff
+from datasetops.qa.plan import plans, redraw
+from datasetops.qa.review import current_result
+from datasetops.qa.verdicts import load_verdicts
+from datasetops.records import SEVERITIES
+from datasetops.schema import RELABEL, check_guide, parse_guide
+
+_NAMED: Final = 5  # examples that a sentence names at most
+
+
+@dataclass(frozen=True)
+class RuleResult:
+    """`message` says what was found; `remedy` what to do where it did not pass; `evidence` is JSON-able."""
+
+    rule: str
+    passed: bool
+    message: str
+    remedy: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is judged, by which policy, by whom and when."""
+
+    repository: Repository
+    version: Version
+    policy: Policy
+    actor: str
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @cached_property
+    def audit(self) -> AuditRecord | None:
+        """What whole-version audits found, check by check."""
+        try:
+            return latest_audit(self.repository, self.version, whole=True)
+        except NotFoundError:
+            return None
+
+    @cached_property
+    def open(self) -> pa.Table | None:
+        return None if self.audit is None else open_findings(self.audit.findings, decisions(self.repository))
+
+    @cached_property
+    def base(self) -> Version | None:
+        """The newest accepted version that this one stands on."""
+        return last_accepted(self.repository, self.version)
+
+
+def evaluate(case: Case) -> list[RuleResult]:
+    """Every rule of the policy, in its order."""
+    return [RULES[name](case) for name in case.policy.rules]
+
+
+def qa(case: Case) -> RuleResult:
+    rule = case.policy.qa
+    if rule is None:
+        return RuleResult("qa", True, "not asked for")
+    mine = [plan for plan in plans(case.repository) if plan.commit == case.version.digest]
+    reviewed = [plan for plan in mine if load_verdicts(case.repository, plan)]
+    if not mine:
+        remedy = f"Plan and review a sample: dsops qa plan {case.version.name}"
+        return RuleResult("qa", False, "no QA plan of this version has been made", remedy)
+    plan = (reviewed or mine)[-1]  # the newest word counts
+    found = current_result(case.repository, plan)
+    evidence = {"plan": plan.name, "verdict": found.verdict, "checked": found.checked, "wrong": found.wrong}
+    evidence |= {"low": found.low, "high": found.high, "limit": plan.limit, "confidence": plan.confidence}
+    evidence |= {"attempt": plan.attempt, "seed": plan.seed}
+    told = ""
+    if plan.where is not None:
+        told = f"the plan {plan.name} is about a part of the version only"
+    elif plan.limit > 1 - rule.pass_rate + 1e-9 or plan.confidence < rule.confidence:
+        told = f"the plan {plan.name} claims less than the policy asks for"
+    elif plan.attempt > rule.max_attempts:
+        told = f"the plan {plan.name} is attempt {plan.attempt}; at most {rule.max_attempts} are allowed"
+    elif found.verdict != "accept":
+        told = f"the plan {plan.name} is {found.verdict}"
+    elif not redraw(case.repository, plan):
+        told = f"the items of the plan {plan.name} are not what its seed draws"
+    if told:
+        return RuleResult("qa", False, told, f"See: dsops qa result {plan.name}", evidence)
+    told = f"at most {found.high:.2%} is wrong with {plan.confidence:.0%} confidence"
+    return RuleResult("qa", True, f"{told} ({plan.name}: {found.wrong} of {found.checked} wrong)", evidence=evidence)
+
+
+def findings(case: Case) -> RuleResult:
+    rule = case.policy.findings
+    if rule is None:
+        return RuleResult("findings", True, "not asked for")
+    lacking = _lacking(case, rule.checks)
+    if lacking or case.audit is None or case.open is None:
+        return lacking or _not_audited("findings", case)
+    levels = SEVERITIES[SEVERITIES.index(rule.at) :]
+    rows = case.open.filter(pc.is_in(case.open["severity"], pa.array(levels, pa.string())))
+    rows = rows.filter(pc.invert(pc.is_in(rows["check"], pa.array(rule.ignore, pa.string()))))
+    counts = {item["values"]: item["counts"] for item in pc.value_counts(rows["check"]).to_pylist()}
+    evidence = {"audit": case.audit.audit_id, "open": counts, "checks": sorted(case.audit.info["checks"])}
+    if not len(rows):
+        return RuleResult("findings", True, f"no open finding of severity {rule.at} or above", evidence=evidence)
+    told = ", ".join(f"{count:,} of {name}" for name, count in sorted(counts.items()))
+    remedy = (
+        f"Look at dsops findings {case.version.name} --open; correct them in a new version, or decide: dsops decide"
+    )
+    return RuleResult("findings", False, f"{len(rows):,} open of severity {rule.at} or above: {told}", remedy, evidence)
+
+
+def leakage(case: Case) -> RuleResult:
+    lacking = _lacking(case, ("leakage",))
+    if lacking or case.open is None:
+        return lacking or _not_audited("leakage", case)
+    rows = case.open.filter(pc.equal(case.open["check"], "leakage"))
+    remedy = f"Move one side: dsops findings {case.version.name} --check leakage; dsops split keeps groups together."
+    told = f"{len(rows):,} items are on both sides of a split" if len(rows) else "nothing is on both sides of a split"
+    return RuleResult("leakage", not len(rows), told, remedy, {"open": len(rows)})
+
+
+def coverage(case: Case) -> RuleResult:
+    rule = case.policy.coverage
+    if rule is None:
+        return RuleResult("coverage", True, "not asked for")
+    schema = case.version.schema
+    lacking: list[str] = []
+    if rule.slices and schema.slices:
+        samples = case.version.table("samples").to_pandas()
+        for item in schema.slices:
+            for value, count in count_values(slice_values(samples, item.key), item.values).items():
+                if count < item.min_count:
+                    lacking.append(f"{item.key} = {value}: {count:,} of {item.min_count:,}")
+    rows = case.version.labels(["sample_id", "label"])
+    wanted = {"": rule.min_per_class} if rule.min_per_class else {}
+    for split, least in {**wanted, **rule.min_per_class_in}.items():
+        chosen = rows
+        if split:
+            samples = case.version.table("samples", ["sample_id", "split"])
+            inside = samples.filter(pc.equal(samples["split"], split))["sample_id"].combine_chunks()
+            chosen = rows.filter(pc.is_in(rows["sample_id"], inside))
+        counts = {item["values"]: item["counts"] for item in pc.value_counts(chosen["label"]).to_pylist()}
+        where = f" in {split}" if split else ""
+        for name in schema.class_names:
+            if counts.get(name, 0) < (least or 0):
+                lacking.append(f"{name}{where}: {counts.get(name, 0):,} of {least:,}")
+    told = f"{len(lacking):,} too small: {_some(lacking)}" if lacking else "every class and slice has what it needs"
+    return RuleResult("coverage", not lacking, told, "Collect more: dsops select, dsops ingest.", {"lacking": lacking})
+
+
+def expiry(case: Case) -> RuleResult:
+    days = case.policy.expiry.days if case.policy.expiry else 0
+    rows = case.version.table("samples", ["sample_id", "expires_at"])
+    limit = pa.scalar(case.now + timedelta(days=days), pa.timestamp("us", tz="UTC"))
+    over = rows.filter(pc.fill_null(pc.less_equal(rows["expires_at"], limit), False))["sample_id"]
+    within = f" or will within {days} days" if days else ""
+    told = (
+        f"{len(over):,} samples have expired{within}: {_some(over)}" if len(over) else "no sample has expired" + within
+    )
+    return RuleResult(
+        "expiry", not len(over), told, "Renew their rights, or dsops remove them.", {"expired": len(over)}
+    )
+
+
+def guide(case: Case) -> RuleResult:
+    if case.version.guide is None:
+        return RuleResult("guide", False, "there is no labeling guide", "Set one with: dsops guide set FILE")
+    problems = [
+        f"{p.class_name} {p.message}" for p in check_guide(parse_guide(case.version.guide), case.version.schema)
+    ]
+    told = f"{len(problems):,} problems: {_some(problems)}" if problems else "it describes every class"
+    evidence = {"guide": case.version.commit.guide, "problems": problems}
+    return RuleResult("guide", not problems, told, "See: dsops guide check", evidence)
+
+
+def test_split(case: Case) -> RuleResult:
+    splits = case.policy.test_split.splits if case.policy.test_split else ()
+    named = " and ".join(splits)
+    if case.base is None:
+        return RuleResult("test_split", True, f"no version was accepted before; {named} starts here")
+    found = diff(case.base, case.version)
+    samples = pa.concat_tables([side(["sample_id", "split"]) for side in (found.samples.before, found.samples.after)])
+    touched = set(samples.filter(pc.is_in(samples["split"], pa.array(splits)))["sample_id"].to_pylist())
+    rows = pa.concat_tables([side(["sample_id"]) for side in (found.annotations.before, found.annotations.after)])
+    members = case.version.state("samples").rows(pc.unique(rows["sample_id"]), ["sample_id", "split"])
+    touched |= set(members.filter(pc.is_in(members["split"], pa.array(splits)))["sample_id"].to_pylist())
+    line = since(case.repository, case.version, case.base)
+    reasons = [
+        str(entry.event.parameters["unseal"])
+        for entry in case.repository.ledger.backwards()
+        if entry.commit in line and entry.event.parameters.get("unseal")
+    ]
+    evidence = {"since": case.base.name, "changed": len(touched), "reasons": reasons}
+    if not touched:
+        return RuleResult("test_split", True, f"{named} is as in {case.base.name}", evidence=evidence)
+    told = f"{len(touched):,} samples of {named} changed since {case.base.name}"
+    if reasons:
+        return RuleResult("test_split", True, f"{told}, with the reason: {_some(reasons)}", evidence=evidence)
+    remedy = "Undo it; or seal the split (dsops split --seal test) and change it with --unseal REASON."
+    return RuleResult("test_split", False, f"{told}, and nobody gave a reason", remedy, evidence)
+
+
+def reviewer_is_not_author(case: Case) -> RuleResult:
+    line = since(case.repository, case.version, case.base)
+    authors = sorted({item.commit.author for item in case.repository.versions() if item.digest in line})
+    passed = case.actor not in authors
+    told = f"{case.actor} accepts what {_some(authors)} made"
+    return RuleResult(
+        "reviewer_is_not_author",
+        passed,
+        told,
+        "Let somebody else accept it (DSOPS_ACTOR names who).",
+        {"authors": authors},
+    )
+
+
+def migrations_finished(case: Case) -> RuleResult:
+    rows = case.version.labels(["label", "attributes"])
+    deprecated = [item.name for item in case.version.schema.classes if item.deprecated]
+    old = pc.sum(pc.is_in(rows["label"], pa.array(deprecated, pa.string()))).as_py() or 0
+    waiting = pc.sum(pc.match_substring(rows["attributes"], f'"{RELABEL}":')).as_py() or 0
+    told = f"{waiting:,} annotations wait for a person, {old:,} have a class that is no longer used"
+    remedy = "Label them (dsops label push --where), and commit."
+    evidence = {"waiting": waiting, "deprecated": old}
+    if waiting or old:
+        return RuleResult("migrations_finished", False, told, remedy, evidence)
+    return RuleResult("migrations_finished", True, "no annotation waits for a person", evidence=evidence)
+
+
+RULES: Final[Mapping[str, Callable[[Case], RuleResult]]] = {
+    "qa": qa,
+    "findings": findings,
+    "coverage": coverage,
+    "leakage": leakage,
+    "license": lambda case: _named_rights(case, "license", case.policy.license),
+    "consent": lambda case: _named_rights(case, "consent", case.policy.consent),
+    "expiry": expiry,
+    "guide": guide,
+    "test_split": test_split,
+    "reviewer_is_not_author": reviewer_is_not_author,
+    "migrations_finished": migrations_finished,
+}
+
+
+def _named_rights(case: Case, column: str, rule: RightsRule | None) -> RuleResult:
+    rows = case.version.table("samples", ["sample_id", column])
+    named = pc.fill_null(pc.not_equal(rows[column], ""), False)
+    missing = rows.filter(pc.invert(named))
+    refused = rows.slice(0, 0)
+    if rule is not None and rule.allowed:
+        refused = rows.filter(pc.and_(named, pc.invert(pc.is_in(rows[column], pa.array(rule.allowed, pa.string())))))
+    told = []
+    if len(missing):
+        told.append(f"{len(missing):,} samples name no {column}")
+    if len(refused):
+        told.append(f"{len(refused):,} have one that is not allowed: {_some(pc.unique(refused[column]))}")
+    evidence = {"missing": len(missing), "refused": len(refused)}
+    remedy = f"Ingest them with a column {column}, or dsops remove them."
+    return RuleResult(
+        column, not told, "; ".join(told) or f"every sample has one: {_some(pc.unique(rows[column]))}", remedy, evidence
+    )
+
+
+def _lacking(case: Case, checks: tuple[str, ...]) -> RuleResult | None:
+    rule = "leakage" if checks == ("leakage",) else "findings"
+    if case.audit is None:
+        return _not_audited(rule, case)
+    ran = case.audit.info["checks"]
+    missing = [name for name in checks if name not in ran]
+    if missing:
+        remedy = f"Run: dsops audit {case.version.name} " + " ".join(f"--check {name}" for name in missing)
+        return RuleResult(rule, False, f"these checks have not run over all samples: {', '.join(missing)}", remedy)
+    return None
+
+
+def _not_audited(rule: str, case: Case) -> RuleResult:
+    return RuleResult(rule, False, "no audit of all samples", f"Run: dsops audit {case.version.name}")
+
+
+def _some(values: Any) -> str:
+    names = [str(value) for value in values]
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
