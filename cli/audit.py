@@ -25,6 +25,20 @@ def audit(
     probabilities: Annotated[
         Path | None, typer.Option(help="CSV or Parquet: sample_id (or uri) and a column a class, out-of-sample.")
     ] = None,
+    detections: Annotated[
+        Path | None,
+        typer.Option(
+            help="A detector's boxes: COCO results (.json), or CSV or Parquet with sample_id, label, x1 … score."
+        ),
+    ] = None,
+    pixels: Annotated[
+        Path | None,
+        typer.Option(help="Folder of class probabilities by pixel: SAMPLE_ID.npy or .npz, shape (K, H, W)."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="What drift is measured from: a version, a folder of images, or a table of samples."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="builtin:NAME, hf:NAME[@REVISION] or local:DIR.")] = None,
     report: Annotated[
         Path | None,
@@ -45,10 +59,21 @@ def audit(
 
     if list_checks:
         rows = [
-            {"check": name, "title": load_plugin("checks", name).title, "needs": load_plugin("checks", name).needs}
+            {"check": name}
+            | {field: getattr(load_plugin("checks", name), field) for field in ("title", "needs", "cost")}
             for name in plugin_names("checks")
         ]
-        session.emit(rows, table((row.values() for row in rows), header=("check", "finds", "needs")))
+        lines = [
+            line
+            for row in rows
+            for line in (
+                row["check"],
+                f"    finds {row['title']}",
+                f"    needs {row['needs']}",
+                f"    costs {row['cost']}",
+            )
+        ]
+        session.emit(rows, lines)
         return
     if fail_on is not None and fail_on not in SEVERITIES:
         raise ValueError(f"--fail-on: expected low, medium or high; got {fail_on!r}")

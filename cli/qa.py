@@ -118,11 +118,14 @@ def push(
     out: Annotated[
         Path | None, typer.Option(help="Write a CSV to be filled in instead of tasks for Label Studio.")
     ] = None,
+    second: Annotated[
+        bool, typer.Option("--second", help="With --out: only those that another reviewer sees too.")
+    ] = False,
     images: Annotated[str, typer.Option(help="auto, s3, local or inline.")] = "auto",
 ) -> None:
     """Send a plan's items to reviewers, who do not see the labels, nor who gave them."""
     from datasetops.qa.plan import load_plan
-    from datasetops.qa.verdicts import write_sheet
+    from datasetops.qa.verdicts import load_verdicts, write_sheet
 
     repository = session.repository
     chosen = load_plan(repository, _resolve(repository, plan))
@@ -131,6 +134,8 @@ def push(
         raise ValueError(f"--stage: the plan {chosen.name} has {len(chosen.stages)}; got {stage}")
     items = chosen.to_review(number)
     if out is not None:
+        done = {item.sample_id for item in load_verdicts(repository, chosen)}
+        items = [item for item in items if (item in chosen.second if second else item not in done)]
         write_sheet(repository, chosen, items, out)
         answer = {"plan": chosen.name, "stage": number + 1, "items": len(items), "file": str(out)}
         lines = [
@@ -192,6 +197,7 @@ def pull(
 def result(
     session: Session,
     plan: PlanName = "main",
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report with the operating characteristic.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with status 3 unless the verdict is accept.")] = False,
 ) -> None:
     """What the verdicts so far prove: accept, reject, inconclusive with the next stage, or unfinished."""
@@ -219,6 +225,11 @@ def result(
         ]
         header = (" and ".join(chosen.per), "items", "checked", "wrong", "between", "p (Holm)", "")
         lines += ["", *table(rows, header=header)]
+    if report is not None:
+        from datasetops.qa.report import write_report
+
+        write_report(chosen, found, report)
+        lines += ["", f"Report: {report.absolute()}"]
     session.emit(found.as_dict(), lines)
     if check and found.verdict != "accept":
         raise typer.Exit(CHECK_FAILED)

@@ -11,14 +11,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln
 
-from datasetops.audits.sampling.bounds import Drawn, few_found, many_found
+from datasetops.audits.sampling.bounds import Drawn, clopper_pearson, few_found, many_found
 
-_RATE_POINTS = 41  # of the operating characteristic
+FOR_REVIEWERS: Final = 0.2  # of each risk, spent on not knowing how often reviewers err
+_RATE_POINTS: Final = 41  # of the operating characteristic
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Stage:
 @dataclass(frozen=True)
 class Plan:
     """`sizes` (H,) are the lot's strata; `limit` the share that may be wrong; `floor` the extra items a stratum gets so
-    that it can be judged by itself, which never enter the claim about the lot."""
+    that it can be judged by itself, which never enter the claim about the lot. With `planted` errors beside the sample
+    the numbers of its stages allow for what reviewers may miss although they found all of those."""
 
     sizes: tuple[int, ...]
     limit: float
@@ -50,6 +53,7 @@ class Plan:
     producer_risk: float
     stages: tuple[Stage, ...]
     floor: tuple[int, ...]
+    planted: int = 0
 
     @property
     def population(self) -> int:
@@ -110,13 +114,14 @@ def design(
     stages: int = 2,
     floor: int = 0,
     size: int | None = None,
+    planted: int = 0,
 ) -> Plan:
     """The smallest plan that keeps both risks.
 
     A lot with more than 1 - `pass_rate` wrong is accepted with a chance of at most 1 - `confidence`, wherever its
     defects are; one with `expected` wrong (two fifths of the limit unless told) is not accepted with a chance of at most
     `producer_risk`. `sizes` (H,) are items by stratum, each of which gets `floor` checks at least. `size` fixes how many
-    are checked in all stages together instead. Raises ValueError for a plan that cannot exist.
+    are checked in all stages together instead; `planted` as in Plan. Raises ValueError for a plan that cannot exist.
     """
     strata = tuple(int(size) for size in sizes)
     if not strata or min(strata) < 1:
@@ -129,32 +134,38 @@ def design(
     population = sum(strata)
     if size is not None and not 1 <= size <= population:
         raise ValueError(f"size: expected 1 to {population:,}, the items of the lot; got {size:,}")
-    blank = Plan(strata, limit, confidence, hoped, producer_risk, (), tuple(min(floor, items) for items in strata))
+    blank = Plan(
+        strata, limit, confidence, hoped, producer_risk, (), tuple(min(floor, items) for items in strata), planted
+    )
     if size is not None:
         return replace(blank, stages=_stages(blank, size, stages))
     good = math.floor(hoped * population + 1e-9)
 
-    for checked in _turning_points(strata, blank.limit, (1 - confidence) * stages / sum(range(1, stages + 1))):
+    last = (1 - confidence) * stages / sum(range(1, stages + 1))
+    for checked in _turning_points(strata, blank.limit, *_shared(last, planted)):
         plan = replace(blank, stages=_stages(blank, checked, stages))
         if plan.acceptance(good)[0] >= 1 - producer_risk:
             break
     return plan
 
 
-def _turning_points(sizes: tuple[int, ...], limit: float, risk: float) -> Iterator[int]:
+def _turning_points(sizes: tuple[int, ...], limit: float, risk: float, sensitivity: float) -> Iterator[int]:
     """The least number of checks with which 0, 1, 2, … defects are still accepted; between them, more checks only make
     it harder to be accepted. The whole lot comes last."""
     over, population = _over(limit, sum(sizes)), sum(sizes)
+
+    def enough(accept: int, checked: int) -> bool:
+        return few_found(accept, over, Drawn(sizes, allocate(sizes, checked)), sensitivity=sensitivity) <= risk
+
     low = 0
     for accept in range(over):
         high = max(1, 2 * low)
-        while high < population and few_found(accept, over, Drawn(sizes, allocate(sizes, high))) > risk:
+        while high < population and not enough(accept, high):
             low, high = high, 2 * high
         high = min(high, population)
         while high - low > 1:
             middle = (low + high) // 2
-            enough = few_found(accept, over, Drawn(sizes, allocate(sizes, middle))) <= risk
-            low, high = (low, middle) if enough else (middle, high)
+            low, high = (low, middle) if enough(accept, middle) else (middle, high)
         if high == population:
             break
         yield high
@@ -188,25 +199,37 @@ def _stages(plan: Plan, checked: int, count: int) -> tuple[Stage, ...]:
         if made and upto == made[-1].checked:
             continue
         drawn = Drawn(plan.sizes, allocate(plan.sizes, upto))
-        made.append(Stage(drawn.drawn, risk * float(share), *_numbers(drawn, plan.limit, risk * float(share))))
+        made.append(Stage(drawn.drawn, risk * float(share), *_numbers(drawn, plan, risk * float(share))))
     return tuple(made)
 
 
-def _numbers(drawn: Drawn, limit: float, risk: float) -> tuple[int, int]:
+def _numbers(drawn: Drawn, plan: Plan, risk: float) -> tuple[int, int]:
     """(accept, reject) of a stage that may err with the chance `risk` either way."""
-    over = _over(limit, drawn.population)
-    if drawn.checked == drawn.population:
+    over = _over(plan.limit, drawn.population)
+    if drawn.checked == drawn.population and not plan.planted:
         return over - 1, over
+    for_sample, sensitivity = _shared(risk, plan.planted)
     low, high = -1, min(drawn.checked, math.ceil(drawn.expected(over)))
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if few_found(middle, over, drawn) <= risk else (low, middle - 1)
+        low, high = (
+            (middle, high)
+            if few_found(middle, over, drawn, sensitivity=sensitivity) <= for_sample
+            else (low, middle - 1)
+        )
     accept = low
     low, high = accept + 1, drawn.checked + 1
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if many_found(middle, over - 1, drawn) <= risk else (middle + 1, high)
     return accept, low
+
+
+def _shared(risk: float, planted: int) -> tuple[float, float]:
+    """(what is left of a risk for the sample, the least sensitivity) if all planted errors are found."""
+    if not planted:
+        return risk, 1.0
+    return risk * (1 - FOR_REVIEWERS), clopper_pearson(planted, planted, 1 - risk * FOR_REVIEWERS)[0]
 
 
 def _over(limit: float, population: int) -> int:

@@ -82,6 +82,7 @@ class QaPlan:
             producer_risk=self.producer_risk,
             stages=self.stages,
             floor=tuple(stratum.floor for stratum in self.strata),
+            planted=len(self.planted or {}),
         )
 
     def main(self, stage: int) -> list[str]:
@@ -154,6 +155,7 @@ def make_plan(
         stages=stages,
         floor=floor if per else 0,
         size=size,
+        planted=planted,
     )
     seed = seed or secrets.token_hex(16)
     commit_seed = Event(
@@ -334,7 +336,7 @@ def _hashed_order(ids: Sequence[str], seed: str) -> list[str]:
 
 
 def _plant(version: Version, frame: pd.DataFrame, drawn: set[str], count: int, seed: str) -> dict[str, str]:
-    """Wrong classes for items outside the sample: `count` of them, or as many as there are."""
+    """Wrong classes for `count` items outside the sample."""
     classes = list(version.schema.class_names)
     if len(classes) < 2 or "classification" not in version.schema.kinds or version.schema.multi_label:
         raise ValueError("planted: only items with one class each, of two or more classes, can be given a wrong one")
@@ -342,6 +344,11 @@ def _plant(version: Version, frame: pd.DataFrame, drawn: set[str], count: int, s
     rows = rows[(rows["kind"] == "classification") & rows["sample_id"].isin(frame["sample_id"])]
     given = rows.drop_duplicates("sample_id").set_index("sample_id")["label"]
     chosen = _hashed_order(sorted(set(given.index) - drawn), f"{seed}:planted")[:count]
+    if len(chosen) < count:
+        raise ValueError(
+            f"planted: {count:,} are wanted, and only {len(chosen):,} items are outside the sample. Few planted errors say "
+            "little about reviewers, which many checks must make up for: plant 60 or more, or none"
+        )
     picks = _hashes(chosen, f"{seed}:class")
     wrong = {}
     for item, pick in zip(chosen, picks.tolist(), strict=True):

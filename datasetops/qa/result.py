@@ -12,10 +12,10 @@ from scipy.stats import hypergeom
 
 from datasetops.audits.sampling.bounds import Drawn, clopper_pearson, holm, lower_bound, upper_bound
 from datasetops.audits.sampling.estimates import Estimate, false_alarm_bound, prediction_powered, ratio, rogan_gladen
+from datasetops.audits.sampling.plan import FOR_REVIEWERS
 from datasetops.qa.plan import QaPlan
 from datasetops.qa.verdicts import Verdict
 
-FOR_REVIEWERS: Final = 0.2  # of each risk, spent on not knowing how often reviewers err
 _ENDED: Final = ("right", "wrong")
 
 
@@ -121,9 +121,9 @@ def _stage_result(
     unclear = sum(outcome.get(item) not in _ENDED for item in main)
     left = sum(item not in outcome for item in plan.to_review(number))
     reviewers = _reviewers(plan, number, verdicts, outcome, stage.risk, (wrong + unclear) / max(1, len(main)))
-    for_sample = stage.risk * (1 - FOR_REVIEWERS * (reviewers.sensitivity < 1))
+    for_sample = stage.risk * (1 - FOR_REVIEWERS * (reviewers.planted > 0))
     high = upper_bound(wrong + unclear, drawn, 1 - for_sample, sensitivity=reviewers.sensitivity)
-    for_sample = stage.risk * (1 - FOR_REVIEWERS * (reviewers.false_alarms > 0))
+    for_sample = stage.risk * (1 - FOR_REVIEWERS * (reviewers.twice > 0))
     low = lower_bound(wrong, drawn, 1 - for_sample, false_alarms=reviewers.false_alarms)
     strata = _strata(plan, number, outcome)
     most = plan.limit * population + 1e-9

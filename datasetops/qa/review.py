@@ -29,7 +29,7 @@ def push_items(
 ) -> PushResult:
     """Make labeling tasks of the items that a stage (0, 1, …) adds, in a blind project.
 
-    Those to be reviewed twice are asked of two people. Running it again asks nobody twice.
+    Those to be reviewed twice have a second task, which is for somebody else. Running it again makes nothing twice.
     """
     target = _project(repository, plan, project)
     server = open_project(repository, target)
@@ -37,13 +37,13 @@ def push_items(
     before = set(plan.to_review(stage - 1)) if stage else set()
     items = [item for item in plan.to_review(stage) if item not in before]
     results = []
-    for suffix, overlap, part in (
-        ("", 1, [item for item in items if item not in plan.second]),
-        ("-twice", 2, [item for item in items if item in plan.second]),
-    ):
+    parts = {
+        f"{plan.name}-{stage + 1}": items,
+        f"{plan.name}-{stage + 1}-second": [x for x in items if x in plan.second],
+    }
+    for name, part in parts.items():
         if part:
-            name = f"{plan.name}-{stage + 1}{suffix}"
-            batch = make_batch(repository, version, part, target, name=name, overlap=overlap, progress=progress)
+            batch = make_batch(repository, version, part, target, name=name, progress=progress)
             results.append(push(repository, batch, server, images=images, progress=progress))
     total = sum(result.tasks for result in results)
     return PushResult(**results[0].__dict__ | {"tasks": total, "created": sum(r.created for r in results)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datasetops.audits.sampling.bounds import clopper_pearson
+from datasetops.audits.sampling.plan import FOR_REVIEWERS
 from datasetops.qa.plan import QaPlan
 from datasetops.qa.result import QaResult
 
@@ -37,13 +39,17 @@ def explain_plan(plan: QaPlan) -> list[str]:
     if plan.second:
         lines.append(f"{len(plan.second):,} items are reviewed by two people, to see how far reviewers agree.")
     if plan.planted:
-        lines.append(f"{len(plan.planted):,} planted errors stand among them, to see how many reviewers find.")
+        least = clopper_pearson(len(plan.planted), len(plan.planted), 1 - plan.stages[-1].risk * FOR_REVIEWERS)[0]
+        lines.append(
+            f"{len(plan.planted):,} planted errors stand among them, to see how many reviewers find. The numbers above hold if "
+            f"all are found: that shows only that reviewers find at least {least:.0%}, which more planted errors would raise."
+        )
     good, bad = design.acceptance(int(plan.expected * design.population)), design.consumer_risk
     if plan.stages[-1].checked == design.population:
         lines.append("Every item is checked: the outcome is certain, as far as reviewers are right.")
     else:
         lines.append(
-            f"It promises: if it is accepted, at most {plan.limit:.3g} of the items are wrong, with {plan.confidence:.0%} "
+            f"It promises: if it is accepted, at most {_percent(plan.limit)} of the items are wrong, with {plan.confidence:.0%} "
             f"confidence. A version with more wrong is accepted with a chance of {bad:.1%} at most, where defects are spread "
             f"evenly, and never above {1 - plan.confidence:.1%}."
         )

@@ -207,8 +207,8 @@ def test_boxes_are_compared_by_image() -> None:
 
 
 def test_a_sheet_goes_out_and_comes_back(repository: Repository, tmp_path: Path) -> None:
-    fill(repository)
-    plan = make_plan(repository, repository.version(), planted=5, second=0)
+    fill(repository, 1500)
+    plan = make_plan(repository, repository.version(), planted=60, second=0)
     sheet = tmp_path / "sheet.csv"
     write_sheet(repository, plan, plan.to_review(0), sheet)
     rows = list(csv.DictReader(sheet.read_text().splitlines()))
@@ -248,6 +248,8 @@ def test_lots_that_cannot_be_planned(repository: Repository) -> None:
     with pytest.raises(ValueError, match="no labeled sample to draw from that fulfils"):
         make_plan(repository, repository.version(), where="width > 5")
     assert make_plan(repository, repository.version()).left_out == 1
+    with pytest.raises(ValueError, match="planted: 5 are wanted, and only 0"):
+        make_plan(repository, repository.version(), planted=5)
     with pytest.raises(NotFoundError, match="There is no QA plan 'q9'"):
         load_plan(repository, "q9")
 
@@ -258,7 +260,7 @@ def test_commands(repository: Repository, tmp_path: Path) -> None:
     where = ["-C", str(repository.root)]
     planned = run(app, ["qa", "plan", "v1", "--per", "annotator", "--second", "0", *where])
     assert planned.exit_code == 0, planned.output
-    assert "It promises: if it is accepted, at most 0.05" in planned.output
+    assert "It promises: if it is accepted, at most 5 %" in planned.output
     assert run(app, ["qa", "result", "q1", "--check", *where]).exit_code == 3
     sheet = tmp_path / "sheet.csv"
     assert run(app, ["qa", "push", "q1", "--out", str(sheet), *where]).exit_code == 0
