@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from datasetops.store.media import Media
 SHOWN_PER_CHECK = 48  # with pictures; all others stand in the findings table
 _RELATED_SHOWN = 3
 _SIDE = 144  # pixels of a thumbnail's longer side
+_ROOM = 2.5  # sides of a box that its picture shows
 
 
 def write_report(
@@ -133,18 +135,34 @@ class _Pictures:
             image = decode_rgb(self._media.read(uri))
         except (DatasetOpsError, ImageError):
             return None
+        corners = _ordered(box) if box else None
+        if corners:
+            image, corners = _around(image, corners)
         scale = _SIDE / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         thumbnail = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-        if box:
-            corners = [value * scale for value in box]
-            corners = [
-                min(corners[0], corners[2]),
-                min(corners[1], corners[3]),
-                max(corners[0], corners[2]),
-                max(corners[1], corners[3]),
-            ]
-            ImageDraw.Draw(thumbnail).rectangle(corners, outline=(255, 64, 64), width=2)
+        if corners:
+            scaled = [value * scale for value in corners]
+            ImageDraw.Draw(thumbnail).rectangle(scaled, outline=(255, 64, 64), width=2)
         sink = io.BytesIO()
         thumbnail.save(sink, "JPEG", quality=82)
         return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"
+
+
+def _ordered(box: tuple[float, ...]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = box
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+
+def _around(
+    image: Image.Image, box: tuple[float, float, float, float]
+) -> tuple[Image.Image, tuple[float, float, float, float]]:
+    """The part of an image that shows a box with what is around it, and the box in it."""
+    x1, y1, x2, y2 = box
+    half = max(_ROOM * max(x2 - x1, y2 - y1) / 2, _SIDE / 4)
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    left, top = max(0, math.floor(x - half)), max(0, math.floor(y - half))
+    right, bottom = min(image.width, math.ceil(x + half)), min(image.height, math.ceil(y + half))
+    if right - left < 1 or bottom - top < 1:  # a box outside of its image
+        return image, box
+    return image.crop((left, top, right, bottom)), (x1 - left, y1 - top, x2 - left, y2 - top)

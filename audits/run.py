@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasetops.audits.base import AuditContext, Baseline, Check, CheckResult
+from datasetops.audits.pixel_probabilities import PixelProbabilities
 from datasetops.audits.probabilities import for_version
 from datasetops.audits.record import AuditRecord, scores_table, store_audit, stored_audit, worst_first
 from datasetops.audits.stored import StoredImages
@@ -36,6 +37,7 @@ def audit(
     where: str | None = None,
     probabilities: pd.DataFrame | None = None,
     detections: pd.DataFrame | None = None,
+    pixels: PixelProbabilities | None = None,
     against: Baseline | None = None,
     model: str | None = None,
     seed: int = 0,
@@ -46,10 +48,10 @@ def audit(
 
     `split` and `where` (a SQL condition as in `Version.where`) choose samples. `probabilities` are out-of-sample class
     probabilities from any model: index sample_id, one column a class; without them a probe on embeddings of `model`
-    makes them. `detections` are a detector's boxes (columns of audits.detections), `against` is what drift is measured
-    from. The same inputs give the same findings, so a stored record is returned unless `again` is set or some
-    image could not be read for it. Raises NotFoundError for an unknown check and where not one image can be read,
-    ValueError for probabilities that do not fit.
+    makes them. `detections` are a detector's boxes (columns of audits.detections), `pixels` a segmenter's class
+    probabilities; `against` is what drift is measured from. The same inputs give the same findings, so a stored record is
+    returned unless `again` is set or some image could not be read for it. Raises NotFoundError for an unknown check and
+    where not one image can be read, ValueError for probabilities that do not fit.
     """
     names = _check_names(checks)
     table = version.table("samples")
@@ -68,6 +70,7 @@ def audit(
         "model": reference,
         "probabilities": None if probabilities is None else _frame_digest(probabilities),
         "detections": None if detections is None else _frame_digest(detections),
+        "pixels": None if pixels is None else pixels.digest,
         "against": None if against is None else against.name,
         "seed": seed,
     }
@@ -96,6 +99,7 @@ def audit(
         seed=seed,
         jobs=repository.settings.jobs,
         progress=progress,
+        memo={} if pixels is None else {"pixel_probabilities": pixels},
     )
     results: dict[str, CheckResult] = {}
     facts: dict[str, dict[str, Any]] = {}
@@ -118,6 +122,7 @@ def audit(
         "commit": version.digest,
         "parameters": parameters,
         "models": embeddings.models,
+        "notes": [] if detections is None else list(detections.attrs.get("notes", ())),
         "samples": len(samples),
         "annotations": len(annotations),
         "unreadable": len(embeddings.unreadable()),

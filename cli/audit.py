@@ -86,9 +86,14 @@ def audit(
             f"There is no folder {out.parent} to write the report to.", remedy="Make it, or name another."
         )
 
+    from datasetops.audits.baseline import baseline_of
+    from datasetops.audits.detections import read_detections
+    from datasetops.audits.pixel_probabilities import read_pixel_probabilities
     from datasetops.audits.probabilities import read_probabilities
     from datasetops.audits.report import write_report
     from datasetops.audits.run import audit as run_audit
+
+    samples = chosen.table("samples").to_pandas() if detections or pixels else None
 
     record = run_audit(
         repository,
@@ -97,6 +102,9 @@ def audit(
         split=split,
         where=where,
         probabilities=read_probabilities(probabilities) if probabilities else None,
+        detections=read_detections(detections, samples, chosen.schema) if detections else None,
+        pixels=read_pixel_probabilities(pixels, samples, chosen.schema) if pixels else None,
+        against=baseline_of(repository, against, model=model, progress=session.progress) if against else None,
         model=model,
         seed=seed,
         again=again,
@@ -107,6 +115,8 @@ def audit(
     write_report(repository, chosen, record, out, progress=session.progress)
     answer = dict(record.info) | {"findings": len(record.findings), "reused": record.reused}
     answer["report"] = str(out.absolute())
+    for note in record.info.get("notes", ()):
+        session.say(note)
     session.emit(answer, _summary(record, out))
     if fail_on is not None and (worst := record.worst()) and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on):
         raise typer.Exit(CHECK_FAILED)

@@ -64,6 +64,9 @@ def push(
     round_name: Annotated[
         str | None, typer.Option("--round", help="The samples of a round, as dsops select made it.")
     ] = None,
+    findings: Annotated[
+        int | None, typer.Option(min=1, help="The samples of so many findings, those worth most a minute first.")
+    ] = None,
     project: ProjectName = None,
     name: Annotated[str | None, typer.Option(help="Name of the batch; made from its content unless told.")] = None,
     overlap: Annotated[int, typer.Option(min=1, help="Annotators who are asked about each item.")] = 1,
@@ -81,16 +84,23 @@ def push(
 ) -> None:
     """Send samples to annotators, once each: run it again after any interruption and it goes on.
 
-    All samples of VERSION, unless --round, --batch or --where choose some.
+    All samples of VERSION, unless --round, --batch, --where or --findings choose some.
     """
     from datasetops.labeling import choose_project, file_project, make_batch, open_project, write_files
     from datasetops.labeling import push as push_batch
 
     repository = session.repository
     chosen = repository.version(version)
-    if round_name is not None:
-        if batch is not None or where is not None:
-            raise ValueError("--round, --batch and --where: give one of them")
+    if sum(given is not None for given in (round_name, batch, where, findings)) > 1:
+        raise ValueError("--round, --batch, --where and --findings: give one of them")
+    if findings is not None:
+        from datasetops.audits.decisions import decisions
+        from datasetops.audits.record import latest_audit
+        from datasetops.audits.worklist import worklist
+
+        work = worklist(latest_audit(repository, chosen).findings, decisions(repository), findings)
+        ids = list(dict.fromkeys(work.findings["sample_id"].to_pylist()))
+    elif round_name is not None:
         from datasetops.active_learning import load_round
 
         ids = list(load_round(repository, round_name).samples)
