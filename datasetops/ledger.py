@@ -96,6 +96,7 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._known: dict[int, Entry] = {}  # entries never change
 
     def tail(self) -> Entry | None:
         """The newest entry, None in a store without a repository. Starts at a hint, so that it is quick at any length."""
@@ -108,6 +109,8 @@ class Ledger:
 
     def read(self, number: int) -> Entry:
         """Raises NotFoundError, DamagedError."""
+        if number in self._known:
+            return self._known[number]
         key = _key(number)
         try:
             entry = Entry.from_bytes(self._store.get(key))
@@ -117,6 +120,7 @@ class Ledger:
             ) from None
         if entry.number != number:
             raise DamagedError(f"{key} holds entry {entry.number}.", remedy="Put it back from a backup.")
+        self._known[number] = entry
         return entry
 
     def backwards(self) -> Iterator[Entry]:
