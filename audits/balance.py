@@ -1,9 +1,6 @@
-"""How many items each class and each slice has, and where there are too few."""
+"""How many items each class has, and where there are too few."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +8,7 @@ import pandas as pd
 
 from datasetops.audits.base import AuditContext, CheckResult
 from datasetops.audits.charts import bars
-from datasetops.records import SAMPLES, Finding, canonical_json
+from datasetops.records import Finding
 
 _RARE = 0.1  # of the median class's count: below, a class is called rare
 _FEW = 20  # items of a class in a split below which its error rate cannot be told within about ±20 percentage points
@@ -22,6 +19,7 @@ class Balance:
     name = "balance"
     title = "classes with too few items, and splits that hold other shares of them"
     needs = "labels"
+    cost = "grows with the labels; seconds for millions"
 
     def run(self, context: AuditContext) -> CheckResult:
         labels = context.annotations[["label", "sample_id"]].dropna()
@@ -92,46 +90,3 @@ def share_surprise(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     low, high = binom.cdf(counts, size, share), binom.sf(counts - 1, size, share)
     result: npt.NDArray[np.float64] = np.minimum(1.0, 2 * np.minimum(low, high))
     return result
-
-
-class Coverage:
-    name = "coverage"
-    title = "slices that the schema wants covered and that have too few items"
-    needs = "slices in the schema"
-
-    def run(self, context: AuditContext) -> CheckResult:
-        if not context.schema.slices:
-            return CheckResult([], summary={"skipped": "the schema names no slices"})
-        findings: list[Finding] = []
-        charts = []
-        covered = wanted = 0
-        for item in context.schema.slices:
-            counts = count_values(slice_values(context.samples, item.key), item.values)
-            for value, count in counts.items():
-                wanted += 1
-                covered += count >= item.min_count
-                if count < item.min_count:
-                    missing = item.min_count - count
-                    text = f"{item.key} = {value}: {count:,} of at least {item.min_count:,}; collect {missing:,} more"
-                    severity = "high" if count == 0 else "medium"
-                    findings.append(
-                        Finding(self.name, severity, count / item.min_count, text, given=f"{item.key}={value}")
-                    )
-            charts.append(bars(f"Samples by {item.key}", {str(value): count for value, count in counts.items()}))
-        return CheckResult(findings, summary={"values covered": f"{covered} of {wanted}", "charts": charts})
-
-
-def slice_values(samples: pd.DataFrame, key: str) -> pd.Series[Any]:
-    """A slice attribute of each sample: a column of records.SAMPLES, or a key of its metadata. Missing is None."""
-    if key in SAMPLES.names:
-        return samples[key]
-    import orjson
-
-    parsed = {text: orjson.loads(text).get(key) for text in samples["metadata"].dropna().unique()}
-    return samples["metadata"].map(parsed)
-
-
-def count_values(values: pd.Series[Any], wanted: Sequence[Any]) -> dict[Any, int]:
-    """How many items have each wanted value; equal means equal as JSON, so 1 is 1 and not "1" or true."""
-    found = values.dropna().map(canonical_json).value_counts()
-    return {value: int(found.get(canonical_json(value), 0)) for value in wanted}

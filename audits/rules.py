@@ -12,8 +12,8 @@ import numpy.typing as npt
 import orjson
 import pandas as pd
 
-from datasetops.audits.balance import slice_values
 from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.coverage import slice_values
 from datasetops.audits.samplewise import SampleFindings, texts
 from datasetops.records import SAMPLES, Finding, canonical_json
 from datasetops.schema import RELABEL, Attribute, LabelSchema, Limit

@@ -86,15 +86,18 @@ def audit(
             f"There is no folder {out.parent} to write the report to.", remedy="Make it, or name another."
         )
 
-    from datasetops.audits.baseline import baseline_of
+    from datasetops.audits.baseline import baseline_of, refuse_itself
     from datasetops.audits.detections import read_detections
     from datasetops.audits.pixel_probabilities import read_pixel_probabilities
     from datasetops.audits.probabilities import read_probabilities
     from datasetops.audits.report import write_report
     from datasetops.audits.run import audit as run_audit
 
-    samples = chosen.table("samples").to_pandas() if detections or pixels else None
+    samples = chosen.table("samples").to_pandas()
 
+    baseline = baseline_of(repository, against, model=model, progress=session.progress) if against else None
+    if baseline is not None:
+        refuse_itself(chosen, baseline)
     record = run_audit(
         repository,
         chosen,
@@ -104,7 +107,7 @@ def audit(
         probabilities=read_probabilities(probabilities) if probabilities else None,
         detections=read_detections(detections, samples, chosen.schema) if detections else None,
         pixels=read_pixel_probabilities(pixels, samples, chosen.schema) if pixels else None,
-        against=baseline_of(repository, against, model=model, progress=session.progress) if against else None,
+        against=baseline,
         model=model,
         seed=seed,
         again=again,
@@ -144,6 +147,9 @@ def _summary(record: Any, out: Path) -> list[str]:
         ]
     if "left_out" in noise:
         lines += ["", f"label_noise: {noise['left_out']}."]
+    lines += [
+        line for name, said in record.summaries.items() if "doubt" in said for line in ("", f"{name}: {said['doubt']}.")
+    ]
     worst = record.findings.slice(0, 5).to_pylist()
     if worst:
         lines += ["", "Worst first:", *table([f["severity"], f["uri"] or f["sample_id"], f["message"]] for f in worst)]

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.audits.balance import count_values, slice_values
+from datasetops.audits.coverage import count_values, slice_values
 from datasetops.audits.decisions import decisions, open_findings
 from datasetops.audits.record import AuditRecord, latest_audit
 from datasetops.errors import NotFoundError

@@ -12,11 +12,13 @@ import pytest
 from pictures import photos
 from PIL import Image
 
-from datasetops.audits.balance import Balance, Coverage, share_surprise
+from datasetops.audits.balance import Balance, share_surprise
 from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.coverage import Coverage
 from datasetops.audits.duplicates import ExactDuplicate, NearDuplicate
 from datasetops.audits.images import ImageQuality
-from datasetops.audits.label_noise import LabelNoise, grouped_with_copies, judge_labels
+from datasetops.audits.label_noise import LabelNoise, judge_labels
+from datasetops.audits.label_probabilities import grouped_with_copies
 from datasetops.audits.leakage import Leakage
 from datasetops.audits.outliers import Outlier, robust_deviations
 from datasetops.audits.rules import Rules, far_off
@@ -295,6 +297,12 @@ def test_label_noise_from_supplied_probabilities_and_from_a_probe(make: Make) ->
     assert {finding.sample_id for finding in supplied.findings} == planted
     assert supplied.summary["probabilities"] == "supplied"
     assert judge_labels(given, sure).flagged.sum() == 15
+    assert "doubt" not in supplied.summary
+    learned = pd.DataFrame(np.eye(3)[given] * 0.985 + 0.005, columns=names, index=frame.index)
+    assert (
+        "trained on these labels"
+        in LabelNoise().run(make(samples, annotations, probabilities=learned)).summary["doubt"]
+    )
 
 
 def test_label_noise_says_what_it_did_not_judge(make: Make) -> None:
