@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from label_studio_server import Annotator, Server
 from pictures import write_digits
+from typer.testing import CliRunner
 
+from datasetops.cli.main import app
 from datasetops.errors import ConflictError, NotFoundError
 from datasetops.ingest import ingest
 from datasetops.labeling import set_up
@@ -72,3 +74,29 @@ def test_reviewers_answer_blind_and_the_version_stays(tmp_path: Path, label_stud
     assert [entry.event.kind for entry in repository.ledger.backwards()].count("qa-result") == 1
     again, _ = pull_items(repository, plan, project="blind")
     assert take(repository, plan, from_answers(repository, plan, again), origin=name).new == 0
+
+
+def test_findings_go_out_as_relabeling_tasks(tmp_path: Path, label_studio: Server) -> None:
+    repository = Repository.init(tmp_path / "repository", load_schema(ROOT / "schemas" / "digits.yaml"))
+    write_digits(tmp_path / "photos", 1, side=32)
+    ingest(repository, tmp_path / "photos", format="folder")
+    rows = repository.version().table("annotations").to_pylist()
+    doubled = [
+        {"annotation_id": f"{row['sample_id']}/again", "sample_id": row["sample_id"], "kind": "classification"}
+        | {"label": "3", "source": "import"}
+        for row in rows[:3]
+    ]
+    repository.commit(Change(annotations=doubled), message="several labels")
+    run, where = CliRunner().invoke, ["-C", str(repository.root)]
+    assert run(app, ["audit", "v2", "--check", "schema", "--report", str(tmp_path / "r.html"), *where]).exit_code == 0
+    set_up(repository, repository.version(), name="again")
+    pushed = run(
+        app, ["label", "push", "v2", "--findings", "2", "--project", "again", "--images", "inline", "--json", *where]
+    )
+    assert pushed.exit_code == 0, pushed.output
+    project, _ = set_up(repository, repository.version(), name="again")
+    tasks = Annotator(label_studio, project.id).tasks()
+    assert len(tasks) == 2
+    assert set(tasks) <= {row["sample_id"] for row in doubled}
+    refused = run(app, ["label", "push", "v2", "--findings", "2", "--where", "true", *where])
+    assert refused.exit_code == 2
