@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 LABEL_STUDIO = build/label-studio
+MONGO = build/mongo
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 DATA = ../shared/data
 ifneq ($(wildcard $(DATA)),)
@@ -17,7 +18,7 @@ demo: $(VENV)/.core
 	$(BIN)/dsops demo demo
 	@echo "For \`dsops\` alone: source $(BIN)/activate"
 
-test: $(VENV)/.test $(LABEL_STUDIO)/.done
+test: $(VENV)/.test $(LABEL_STUDIO)/.done $(MONGO)/.done
 	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
 test-fast: $(VENV)/.test
@@ -44,11 +45,11 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(PIP) --editable '.[transformers,label-studio,test]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,test]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) --editable '.[transformers,label-studio,test,lint]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,test,lint]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.core
@@ -59,6 +60,12 @@ $(VENV)/.bench: $(VENV)/.core
 $(LABEL_STUDIO)/.done: constraints-label-studio.txt
 	test -x $(LABEL_STUDIO)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO)
 	$(LABEL_STUDIO)/bin/python -m pip install --quiet --constraint constraints-label-studio.txt label-studio
+	touch $@
+
+# A server that speaks MongoDB's protocol, for the tests of the export to FiftyOne; its pymongo is a newer one.
+$(MONGO)/.done: constraints-mongo.txt
+	test -x $(MONGO)/bin/python || $(PYTHON) -m venv $(MONGO)
+	$(MONGO)/bin/python -m pip install --quiet --constraint constraints-mongo.txt SecantusDB
 	touch $@
 
 clean:

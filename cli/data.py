@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -211,20 +212,67 @@ def remove(
 def export(
     session: Session,
     version: VersionName,
-    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    format: Annotated[str, typer.Option(help="folder, table, coco, yolo or voc.")] = "coco",
+    out: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="A new or empty folder; none with --to.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="folder, table, coco, yolo or voc; coco where it is left out.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="fiftyone: into its database, with findings as tags and saved views.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="--to: the dataset's name there; else that of the folder.")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="--to: mongodb://HOST:PORT; else what FiftyOne's own settings say.")
+    ] = None,
+    overrule: Annotated[
+        bool, typer.Option("--overrule", help="--to: replace labels that were changed there, too.")
+    ] = False,
     where: Annotated[str | None, typer.Option(help="SQL condition over samples and annotations.")] = None,
     no_media: Annotated[bool, typer.Option("--no-media", help="Write labels only.")] = False,
 ) -> None:
-    """Write a version in another tool's format, and say what that format cannot hold."""
+    """Write a version in another tool's format, and say what that format cannot hold; or bring it to FiftyOne.
+
+    --to fiftyone makes a dataset, or brings up to date the one of an earlier export. Labels that were changed there
+    stay as they are there.
+    """
+    if to is not None:
+        if to != "fiftyone":
+            raise ValueError(f"--to: expected fiftyone; got {to!r}")
+        if out is not None or format is not None or no_media:
+            raise ValueError("--to fiftyone takes no folder, no --format and no --no-media")
+        _to_fiftyone(session, version, name=name, database=database, where=where, overrule=overrule)
+        return
+    if out is None:
+        raise ValueError("OUT is missing: name a new or empty folder, or give --to fiftyone")
+    if name is not None or database is not None or overrule:
+        raise ValueError("--name, --database and --overrule go with --to fiftyone")
     from datasetops.export import export as write
 
     found = session.repository.version(version)
+    form = format or "coco"
     result = write(
-        session.repository, found, out, format=format, copy_media=not no_media, where=where, progress=session.progress
+        session.repository, found, out, format=form, copy_media=not no_media, where=where, progress=session.progress
     )
     lines = [f"{result.version}: wrote {result.samples:,} samples and {result.annotations:,} annotations to {out}"]
-    session.emit(asdict(result), lines + [f"not kept by {format}: {text}" for text in result.lost])
+    session.emit(asdict(result), lines + [f"not kept by {form}: {text}" for text in result.lost])
+
+
+def _to_fiftyone(session: Session, version: str, **options: Any) -> None:
+    from datasetops.fiftyone import export_to_fiftyone
+
+    found = session.repository.version(version)
+    result = export_to_fiftyone(session.repository, found, progress=session.progress, **options)
+    for note in result.notes:
+        session.say(f"note: {note}")
+    lines = [
+        f"{result.version}: {result.samples:,} samples and {result.labels:,} labels are in the dataset "
+        f"{result.dataset!r} of FiftyOne at {result.database}: {result.added:,} samples added, {result.updated:,} "
+        f"updated, {result.removed:,} removed"
+    ]
+    if result.views:
+        lines.append(f"{result.findings:,} findings; saved views: {', '.join(result.views)}")
+    setting = f"FIFTYONE_DATABASE_URI={result.database} " if options["database"] else ""
+    lines.append(f"Look at it with: {setting}fiftyone app launch {shlex.quote(result.dataset)}")
+    session.emit(asdict(result), lines)
 
 
 def checkout(
