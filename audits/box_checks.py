@@ -212,7 +212,7 @@ def _located(given: BoxRows, judged: Judged) -> Iterator[Doubt]:
     ):
         doubtful = np.zeros(count, dtype=bool)
         doubtful[judged.of[which]] = True
-        yield Doubt(kind, doubtful, severity, score[which], say)
+        yield Doubt(kind, doubtful, severity, judged.among_all(score, count), say)
 
 
 def _scores(rows: pd.DataFrame, score: Floats) -> pd.DataFrame:

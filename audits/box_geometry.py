@@ -124,7 +124,7 @@ def outlying(given: BoxRows) -> Iterator[Doubt]:
                 row: f"{what}: {show(values[row])}; usual for {given.names[label[row] - 1]}: {show(usual[label[row]])}"
                 for row in np.flatnonzero(far).tolist()
             }
-            yield Doubt(what, far, severity, _faint(np.abs(off[far]), _FAR), text.__getitem__)
+            yield Doubt(what, far, severity, _faint(np.abs(off), _FAR), text.__getitem__)
 
 
 def sparse(given: BoxRows) -> Iterator[Lack]:
@@ -176,7 +176,9 @@ def _doubt(
 ) -> Doubt:
     doubtful = np.zeros(len(given.boxes), dtype=bool)
     doubtful[list(found)] = True
-    return Doubt(kind, doubtful, severity, score(np.array([share for _, share in found.values()])), message)
+    scores = np.ones(len(doubtful))
+    scores[list(found)] = score(np.array([share for _, share in found.values()]))
+    return Doubt(kind, doubtful, severity, scores, message)
 
 
 def _closest(row: Ints, other: Ints, share: Floats, low: float, high: float) -> dict[int, tuple[int, float]]:
