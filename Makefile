@@ -18,6 +18,9 @@ demo: $(VENV)/.core
 	$(BIN)/dsops demo demo
 	@echo "For \`dsops\` alone: source $(BIN)/activate"
 
+# Tests run in a process for each core: more threads would only wait for each other.
+test test-fast: export OMP_NUM_THREADS = 1
+
 test: $(VENV)/.test $(LABEL_STUDIO)/.done $(MONGO)/.done
 	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
