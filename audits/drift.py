@@ -14,13 +14,13 @@ from datasetops.audits.base import AuditContext, CheckResult
 from datasetops.audits.charts import bars, scatter
 from datasetops.audits.coverage import attributes
 from datasetops.audits.label_probabilities import grouped_with_copies
+from datasetops.audits.multiple_tests import holm
 from datasetops.audits.outliers import projected
 from datasetops.audits.samplewise import SampleFindings, sample_scores
 from datasetops.audits.slices import Principal, unit_rows
 from datasetops.audits.two_sample import (
     KernelTest,
     block_inflation,
-    holm,
     kernel_test,
     nearest_distance,
     population_stability,

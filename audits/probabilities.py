@@ -36,7 +36,8 @@ def for_version(frame: pd.DataFrame, samples: pd.DataFrame, schema: LabelSchema)
     """Rows in the order of `samples`, columns in the order of the schema's classes; NaN where a sample has none.
 
     A class that is left out has probability 0. Raises FormatError for unknown classes, repeated samples, values
-    outside [0, 1] and rows that do not sum to one, and where no row belongs to the version.
+    outside [0, 1], rows that do not sum to one unless several classes may hold at once, and where no row belongs to the
+    version.
     """
     remedy = "Give out-of-sample probabilities: each row predicted by a model that did not see that sample's label."
     if frame.index.name == "uri":
@@ -54,7 +55,9 @@ def for_version(frame: pd.DataFrame, samples: pd.DataFrame, schema: LabelSchema)
         raise FormatError(f"probabilities: sample {twice!r} stands in more than one row.", remedy="Keep one.")
     frame = frame.rename(columns=str).reindex(columns=list(schema.class_names)).fillna(0.0).astype(np.float64)
     sums = frame.sum(axis=1)
-    wrong = (frame.min(axis=1) < 0) | (frame.max(axis=1) > 1) | ((sums - 1).abs() > ROW_SUM_TOLERANCE)
+    wrong = (frame.min(axis=1) < 0) | (frame.max(axis=1) > 1)
+    if not schema.multi_label:
+        wrong |= (sums - 1).abs() > ROW_SUM_TOLERANCE
     if wrong.any():
         first = frame.index[wrong.to_numpy()][0]
         raise FormatError(

@@ -246,16 +246,6 @@ def _squared_sums(codes: Ints, blocks: Ints, shares: Floats) -> tuple[Floats, in
     return own - 2 * shares * cross + shares**2 * (sizes**2).sum(), len(sizes)
 
 
-def holm(p: npt.NDArray[Any]) -> Floats:
-    """p-values (N,) corrected for their number, by Holm's step-down method. Holm, Scandinavian J. of Statistics 6 (1979)."""
-    p = np.asarray(p, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(stepped, 1.0)
-    return corrected
-
-
 def nearest_distance(rows: Vectors, among: Vectors, *, itself: bool = False) -> Floats:
     """Cosine distance (N,) of each row, of unit length, to the nearest of others (M, D), also of unit length.
 

@@ -9,12 +9,11 @@ the strata. So no bound rests on a normal approximation or on where the defects 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import beta, binom, hypergeom
 
 
@@ -113,16 +112,6 @@ def clopper_pearson(found: int, checked: int, confidence: float) -> tuple[float,
     low = float(beta.ppf(risk, found, checked - found + 1)) if found else 0.0
     high = float(beta.ppf(1 - risk, found + 1, checked - found)) if found < checked else 1.0
     return low, high
-
-
-def holm(p_values: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Adjusted p-values, in the order given (Holm, Scandinavian Journal of Statistics 6, 1979)."""
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, steps)
-    return adjusted
 
 
 def _risk(confidence: float) -> float:

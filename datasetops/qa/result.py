@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 from scipy.stats import hypergeom
 
-from datasetops.audits.sampling.bounds import Drawn, clopper_pearson, holm, lower_bound, upper_bound
+from datasetops.audits.multiple_tests import holm
+from datasetops.audits.sampling.bounds import Drawn, clopper_pearson, lower_bound, upper_bound
 from datasetops.audits.sampling.estimates import Estimate, false_alarm_bound, prediction_powered, ratio, rogan_gladen
 from datasetops.audits.sampling.plan import FOR_REVIEWERS
 from datasetops.qa.plan import QaPlan

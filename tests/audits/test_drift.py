@@ -18,10 +18,10 @@ from datasetops.audits.base import AuditContext, Baseline, CheckResult
 from datasetops.audits.baseline import baseline_of, refuse_itself
 from datasetops.audits.charts import draw
 from datasetops.audits.drift import Drift
+from datasetops.audits.multiple_tests import holm
 from datasetops.audits.two_sample import (
     block_inflation,
     gaussian_kernel,
-    holm,
     kernel_test,
     nearest_distance,
     population_stability,

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, hypergeom
 
+from datasetops.audits.multiple_tests import holm
 from datasetops.audits.sampling.bounds import (
     Drawn,
     clopper_pearson,
     few_found,
-    holm,
     lower_bound,
     many_found,
     upper_bound,
