@@ -84,7 +84,7 @@ def qa(case: Case) -> RuleResult:
     found = current_result(case.repository, plan)
     evidence = {"plan": plan.name, "verdict": found.verdict, "checked": found.checked, "wrong": found.wrong}
     evidence |= {"low": found.low, "high": found.high, "limit": plan.limit, "confidence": plan.confidence}
-    evidence |= {"attempt": plan.attempt, "seed": plan.seed}
+    evidence |= {"attempt": plan.attempt, "seed": plan.seed, "plans drawn": len(mine), "plans reviewed": len(reviewed)}
     told = ""
     if plan.where is not None:
         told = f"the plan {plan.name} is about a part of the version only"
@@ -99,7 +99,9 @@ def qa(case: Case) -> RuleResult:
     if told:
         return RuleResult("qa", False, told, f"See: dsops qa result {plan.name}", evidence)
     told = f"at most {found.high:.2%} is wrong with {plan.confidence:.0%} confidence"
-    return RuleResult("qa", True, f"{told} ({plan.name}: {found.wrong} of {found.checked} wrong)", evidence=evidence)
+    drawn = f"; {len(mine)} plans drawn, {len(reviewed)} reviewed" if len(mine) > 1 else ""
+    told += f" ({plan.name}: {found.wrong} of {found.checked} wrong{drawn})"
+    return RuleResult("qa", True, told, evidence=evidence)
 
 
 def findings(case: Case) -> RuleResult:

@@ -69,7 +69,7 @@ def change(repository: Repository, **tables: Any) -> None:
 
 
 def review(repository: Repository, *, wrong: int = 0, **options: Any) -> None:
-    plan = make_plan(repository, repository.version(), second=0, stages=1, **options)
+    plan = make_plan(repository, repository.version(), second=0, stages=1, seed="a", **options)
     said = [Verdict(item, "zoe", "wrong" if i < wrong else "right") for i, item in enumerate(plan.to_review(0))]
     take(repository, plan, said, origin="test")
 

@@ -54,7 +54,7 @@ def result(repository: Repository, plan: QaPlan) -> Any:
 
 def test_a_good_version_is_accepted_after_the_first_stage(repository: Repository) -> None:
     bad = fill(repository)
-    plan = make_plan(repository, repository.version(), second=0)
+    plan = make_plan(repository, repository.version(), second=0, seed="a")
     review(repository, plan, bad)
     found = result(repository, plan)
     assert (found.verdict, found.stage, found.wrong) == ("accept", 1, 0)
@@ -64,7 +64,7 @@ def test_a_good_version_is_accepted_after_the_first_stage(repository: Repository
 
 def test_a_bad_version_is_rejected(repository: Repository) -> None:
     bad = fill(repository, wrong=dict.fromkeys(PEOPLE, 0.3))
-    plan = make_plan(repository, repository.version(), second=0)
+    plan = make_plan(repository, repository.version(), second=0, seed="a")
     review(repository, plan, bad)
     found = result(repository, plan)
     assert found.verdict == "reject"
@@ -87,7 +87,7 @@ def test_a_version_at_the_limit_needs_the_second_stage(repository: Repository) -
 
 def test_nothing_is_concluded_before_a_stage_is_finished(repository: Repository) -> None:
     bad = fill(repository)
-    plan = make_plan(repository, repository.version(), second=0)
+    plan = make_plan(repository, repository.version(), second=0, seed="a")
     some = [Verdict(item, "zoe", "right") for item in plan.to_review(0)[:-5]]
     take(repository, plan, some, origin="test")
     found = result(repository, plan)
@@ -98,7 +98,7 @@ def test_nothing_is_concluded_before_a_stage_is_finished(repository: Repository)
 
 def test_one_bad_annotator_is_named_although_the_whole_is_fine(repository: Repository) -> None:
     bad = fill(repository, 1200, wrong={"bob": 0.4})
-    plan = make_plan(repository, repository.version(), pass_rate=0.9, per=["annotator"], second=0)
+    plan = make_plan(repository, repository.version(), pass_rate=0.9, per=["annotator"], second=0, seed="a")
     review(repository, plan, bad)
     found = result(repository, plan)
     assert found.verdict == "reject"
@@ -135,7 +135,7 @@ def test_anybody_can_draw_the_sample_again(repository: Repository) -> None:
 
 def test_own_annotators_and_strangers_are_left_out(repository: Repository) -> None:
     fill(repository)
-    plan = make_plan(repository, repository.version(), second=0)
+    plan = make_plan(repository, repository.version(), second=0, seed="a")
     drawn = plan.to_review(0)
     outside = next(item for item in lot(repository.version())[0]["sample_id"] if item not in plan.to_review(1))
     owner = {item: PEOPLE[int(item[1:]) % 4] for item in drawn}
@@ -150,7 +150,7 @@ def test_own_annotators_and_strangers_are_left_out(repository: Repository) -> No
 
 def test_reviewing_flagged_items_alone_proves_nothing(repository: Repository) -> None:
     bad = fill(repository, wrong=dict.fromkeys(PEOPLE, 0.2))
-    plan = make_plan(repository, repository.version(), second=0)
+    plan = make_plan(repository, repository.version(), second=0, seed="a")
     flagged = sorted(bad - set(plan.to_review(1)))
     taken = take(repository, plan, [Verdict(item, "zoe", "right") for item in flagged], origin="findings")
     assert taken.new == 0
@@ -183,12 +183,12 @@ def test_planted_errors_and_second_reviews_widen_the_interval(repository: Reposi
 
 def test_attempts_are_counted_along_the_line_of_versions(repository: Repository) -> None:
     bad = fill(repository, wrong=dict.fromkeys(PEOPLE, 0.3))
-    first = make_plan(repository, repository.version(), second=0)
-    unused = make_plan(repository, repository.version(), second=0)
+    first = make_plan(repository, repository.version(), second=0, seed="a")
+    unused = make_plan(repository, repository.version(), second=0, seed="a")
     review(repository, first, bad)
     row = repository.version().table("annotations").slice(0, 1).to_pylist()[0]
     repository.commit(Change(annotations=[row | {"label": "bird", "attributes": None}]), message="mended")
-    second = make_plan(repository, repository.version(), second=0)
+    second = make_plan(repository, repository.version(), second=0, seed="a")
     assert (first.attempt, unused.attempt, second.attempt) == (1, 1, 2)
 
 
@@ -208,7 +208,7 @@ def test_boxes_are_compared_by_image() -> None:
 
 def test_a_sheet_goes_out_and_comes_back(repository: Repository, tmp_path: Path) -> None:
     fill(repository, 1500)
-    plan = make_plan(repository, repository.version(), planted=60, second=0)
+    plan = make_plan(repository, repository.version(), planted=60, second=0, seed="a")
     sheet = tmp_path / "sheet.csv"
     write_sheet(repository, plan, plan.to_review(0), sheet)
     rows = list(csv.DictReader(sheet.read_text().splitlines()))
@@ -241,15 +241,15 @@ def test_faulty_sheets_are_named(tmp_path: Path, text: str, message: str) -> Non
 def test_lots_that_cannot_be_planned(repository: Repository) -> None:
     repository.commit(Change(samples=[{"sample_id": "a", "uri": "a.png"}]), message="no label")
     with pytest.raises(ValueError, match="no labeled sample to draw from"):
-        make_plan(repository, repository.version())
+        make_plan(repository, repository.version(), seed="a")
     fill(repository, 10)
     with pytest.raises(NotFoundError, match="has an attribute 'lihgt'"):
-        make_plan(repository, repository.version(), per=["lihgt"])
+        make_plan(repository, repository.version(), per=["lihgt"], seed="a")
     with pytest.raises(ValueError, match="no labeled sample to draw from that fulfils"):
-        make_plan(repository, repository.version(), where="width > 5")
+        make_plan(repository, repository.version(), where="width > 5", seed="a")
     assert make_plan(repository, repository.version()).left_out == 1
     with pytest.raises(ValueError, match="planted: 5 are wanted, and only 0"):
-        make_plan(repository, repository.version(), planted=5)
+        make_plan(repository, repository.version(), planted=5, seed="a")
     with pytest.raises(NotFoundError, match="There is no QA plan 'q9'"):
         load_plan(repository, "q9")
 
@@ -258,7 +258,7 @@ def test_commands(repository: Repository, tmp_path: Path) -> None:
     fill(repository)
     run = CliRunner().invoke
     where = ["-C", str(repository.root)]
-    planned = run(app, ["qa", "plan", "v1", "--per", "annotator", "--second", "0", *where])
+    planned = run(app, ["qa", "plan", "v1", "--per", "annotator", "--second", "0", "--seed", "a", *where])
     assert planned.exit_code == 0, planned.output
     assert "It promises: if it is accepted, at most 5 %" in planned.output
     assert run(app, ["qa", "result", "q1", "--check", *where]).exit_code == 3
