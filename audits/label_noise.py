@@ -14,6 +14,7 @@ from datasetops.audits.base import AuditContext, CheckResult
 from datasetops.audits.charts import bars, histogram
 from datasetops.audits.confident import estimate_errors, find_label_issues, self_confidence
 from datasetops.audits.label_probabilities import label_probabilities
+from datasetops.audits.multilabel import multilabel_result
 from datasetops.records import Finding
 
 _SURE = 0.05  # given-label probability below which a flag is severity high if the suggestion is as sure
@@ -48,10 +49,12 @@ def judge_labels(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[Any],
 class LabelNoise:
     name = "label_noise"
     title = "class labels that a model, not trained on them, contradicts"
-    needs = "one class label an image; images, or --probabilities"
+    needs = "class labels; images, or --probabilities"
     cost = "one pass of the embedding model, about 200 images a second a core, kept for the next audit; then seconds"
 
     def run(self, context: AuditContext) -> CheckResult:
+        if context.schema.multi_label:
+            return multilabel_result(context)
         known = label_probabilities(context)
         if known.skipped:
             return CheckResult([], summary={"skipped": known.skipped})
