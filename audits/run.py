@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from datasetops.audits.base import AuditContext, Baseline, Check, CheckResult
 from datasetops.audits.pixel_probabilities import PixelProbabilities
@@ -23,6 +24,7 @@ from datasetops.audits.stored import StoredImages
 from datasetops.errors import ModelError, NotFoundError, did_you_mean
 from datasetops.manifest import Repository, Version
 from datasetops.models import EmbeddingCache, embed_images, open_embedder
+from datasetops.models.dense import DenseLite0
 from datasetops.plugins import load_plugin, plugin_names
 from datasetops.progress import Progress, no_progress
 from datasetops.records import SEVERITIES, VOTE, canonical_json, findings_table, sha256_hex
@@ -99,7 +101,8 @@ def audit(
         seed=seed,
         jobs=repository.settings.jobs,
         progress=progress,
-        memo={} if pixels is None else {"pixel_probabilities": pixels},
+        memo={"model_cache": repository.settings.cache, "dense_features": _dense_features(repository)}
+        | ({} if pixels is None else {"pixel_probabilities": pixels}),
     )
     results: dict[str, CheckResult] = {}
     facts: dict[str, dict[str, Any]] = {}
@@ -226,6 +229,12 @@ class Embeddings:
             progress=self._progress,
         )
         return array
+
+
+def _dense_features(repository: Repository) -> Callable[[Image.Image], npt.NDArray[np.float32]]:
+    """Features of an image's cells (rows, columns, D), by a network that is opened when they are first asked for."""
+    network = cache(lambda: DenseLite0(repository.settings.cache))
+    return lambda image: network().cells(image)
 
 
 def _check_names(checks: Sequence[str]) -> list[str]:

