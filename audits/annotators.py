@@ -25,13 +25,13 @@ from datasetops.audits.crowd import (
     class_answers,
     class_pairs,
     confusions,
-    holm,
     mean_by,
     shared_errors,
     standing,
     tail,
 )
 from datasetops.audits.dawid_skene import crowdlab, dawid_skene
+from datasetops.audits.multiple_tests import holm
 from datasetops.audits.samplewise import SampleFindings, texts
 from datasetops.records import KINDS, Finding
 
@@ -49,18 +49,20 @@ _WORSE: Final = 0.1  # an annotator is named who is surely so far below the othe
 _SLIGHT: Final = 0.2  # kappa up to which agreement is called slight: Landis and Koch, Biometrics 33 (1977)
 _ALWAYS: Final = 0.95  # share of one class in an annotator's answers that looks like not looking,
 _RARELY: Final = 0.8  # if the others' answers make it at most so much of these images
-_UNCLEAR: Final = 0.4  # alpha of a class below which agreement is poor: Fleiss, "Statistical methods for rates" (1981)
+_UNCLEAR: Final = (
+    0.4  # alpha of a class below which agreement is poor, as Fleiss (1981, section 13.1) calls it of kappa
+)
 _HURRIED: Final = 1 / 3  # of the others' median time
 _UNLIKE: Final = 0.5  # F1 of annotators' boxes below which an image is named
 _SHOWN: Final = 20  # rows of a table in the summary
-_RESAMPLES: Final = 500
+_RESAMPLES: Final = 500  # of the interval of a pair's kappa
 
 
 class Annotators:
     name = "annotators"
     title = "answers that annotators disagree about, annotators who stand apart, classes that people confuse"
     needs = "two people's answers to the same images (votes, or a column annotator)"
-    cost = "grows with the answers; seconds for a million"
+    cost = "grows with the answers; half a minute for a million"
 
     def run(self, context: AuditContext) -> CheckResult:
         rows = answered_rows(context, *KINDS)
@@ -149,11 +151,11 @@ class _Classes:
                 alone = votes.get(int(label[i]), 0) == 0 and size[i] >= _MANY and sure[i] >= _SURE
                 severity = "high" if alone and reliable else "medium" if sure[i] >= _DOUBTFUL else "low"
                 agree = f"{votes.get(int(best[i]), 0)} of {size[i]} annotators say {name}"
-                text = f"accepted as {given}, but {agree}; the consensus is {name}, {sure[i]:.0%} sure"
+                text = f"accepted as {given}, but {agree}; the consensus is {name}, {_surely(sure[i])}"
             else:
                 severity = "low"
-                told = ", ".join(f"{n} say {answers.name(i, c)}" for c, n in sorted(votes.items(), key=lambda v: -v[1]))
-                text = f"its class is not settled: {told}; the consensus is {name}, {sure[i]:.0%} sure"
+                told = ", ".join(f"{n} {answers.name(i, c)}" for c, n in sorted(votes.items(), key=lambda v: -v[1]))
+                text = f"its class is not settled: {told}; the consensus is {name}, {_surely(sure[i])}"
             more = {"annotation_id": annotation[i], "given": given, "suggested": name if unlike[i] else None}
             findings.append(self.about.at(int(answers.at[i]), severity, score[i], text, **more))
         scores = pd.DataFrame({"sample_id": self.about.ids[answers.at], "annotation_id": annotation, "score": score})
@@ -391,3 +393,8 @@ def _rounded(value: float) -> float | None:
 
 def _skipped(reason: str) -> CheckResult:
     return CheckResult([], summary={"skipped": reason})
+
+
+def _surely(chance: float) -> str:
+    """The consensus comes from the sharper of two beliefs, the chance from the more sober one: below a half it names none."""
+    return f"{chance:.0%} sure" if chance >= 0.5 else "far from sure"

@@ -153,9 +153,9 @@ def _judged_boxes(context: AuditContext) -> Judged | None:
         facts["left out"] = "; ".join(notes)
     agreed = int((scores.iou >= MATCH).sum())
     contrary = int(((scores.iou < MATCH) & (scores.other_row >= 0)).sum())
-    if agreed + contrary >= _ENOUGH and contrary > agreed:
+    if context.detections is not None and agreed + contrary >= _ENOUGH and contrary > agreed:
         facts["doubt"] = (
             f"of {agreed + contrary:,} given boxes with a detection at their place, it is of another class at {contrary:,}: "
-            "do the detections use the ids of the schema's classes?"
+            "perhaps the detections do not use the ids of the schema's classes"
         )
     return Judged(detected, confidence, images, of, scores, facts)

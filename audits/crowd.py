@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from datasetops.audits.agreement import pairwise_agreement
 from datasetops.audits.base import AuditContext
 from datasetops.audits.dawid_skene import DawidSkene
+from datasetops.audits.multiple_tests import holm
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -326,18 +327,6 @@ def shared_errors(model: DawidSkene, answers: ClassAnswers) -> pd.DataFrame:
         rows.append((first, second, same, total - same, max(chances)))
     table = pd.DataFrame(rows, columns=["first", "second", "same", "errors", "p"])
     return table.assign(p=holm(table["p"].to_numpy(np.float64), m * (m - 1) // 2))
-
-
-def holm(p: Floats, tests: int | None = None) -> Floats:
-    """P values adjusted for `tests` tests, of which those not given are taken to have larger ones.
-
-    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6 (1979).
-    """
-    order = np.argsort(p, kind="stable")
-    left = max(len(p), tests or 0) - np.arange(len(p))
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * left))
-    return adjusted
 
 
 def tail(gap: Floats, error: Floats) -> Floats:

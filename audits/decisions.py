@@ -71,6 +71,12 @@ def decide(
         more = {name: item[name] for name in ("note", "seconds") if item.get(name) not in (None, "")}
         actor = item.get("actor") or repository.settings.actor
         made.append(Decision(verdict=item["verdict"], actor=actor, **known[matches[0]], **more))
+    stated: dict[tuple[str, str], str] = {}
+    for item in made:
+        if stated.setdefault((item.finding_id, item.actor), item.verdict) != item.verdict:
+            raise ValueError(
+                f"finding {item.finding_id} is decided twice, as {stated[item.finding_id, item.actor]} and {item.verdict}"
+            )
     if made:
         event = Event("decide", repository.settings.actor, inputs={"version": version.name, "commit": version.digest})
         key = f"{_FOLDER}{event.time}-{event.event_id}.json"
@@ -126,6 +132,8 @@ def read_decisions(path: Path) -> list[dict[str, Any]]:
             raise FormatError(f"{path}: line {reader.line_num}: verdict {verdict!r} is not known.", remedy=remedy)
         try:
             seconds = float(row["seconds"]) if row.get("seconds") else None
+            if seconds is not None and not 0 <= seconds < float("inf"):
+                raise ValueError
         except ValueError:
             raise FormatError(
                 f"{path}: line {reader.line_num}: seconds {row['seconds']!r} is no number.",

@@ -113,15 +113,17 @@ def _interpolated(cells: Halves, places: npt.NDArray[np.float64]) -> Floats:
 
     left, right, across = around(places[..., 0], columns)
     above, below, down = around(places[..., 1], rows)
-    across, down = across[:, None, :, None], down[:, :, None, None]
+    to_right, to_below = across[:, None, :, None], down[:, :, None, None]
 
     def at(row: Ints, column: Ints) -> Floats:
         return cells[row[:, :, None], column[:, None, :]].astype(np.float32)
 
-    upper = at(above, left) * (1 - across) + at(above, right) * across
-    lower = at(below, left) * (1 - across) + at(below, right) * across
-    result: Floats = upper * (1 - down) + lower * down
-    return result
+    def between(one: Floats, other: Floats, share: Floats) -> Floats:
+        result: Floats = one + (other - one) * share
+        return result
+
+    upper = between(at(above, left), at(above, right), to_right)
+    return between(upper, between(at(below, left), at(below, right), to_right), to_below)
 
 
 def _on_one_grid(levels: Sequence[Floats]) -> list[Floats]:
@@ -139,14 +141,15 @@ def _pooled(cells: Floats) -> Floats:
 def _smoothed(cells: Floats) -> Floats:
     """Means over three by three cells, or those that there are."""
     for axis in (0, 1):
-        cells = np.moveaxis(cells, axis, 0)
-        count = np.full((len(cells), 1, 1), 3, dtype=np.float32)
+        line = np.moveaxis(cells, axis, 0)
+        count = np.full((len(line), 1, 1), 3, dtype=np.float32)
         count[0] -= 1
         count[-1] -= 1
-        total = cells.copy()
-        total[1:] += cells[:-1]
-        total[:-1] += cells[1:]
-        cells = np.moveaxis(total / count, 0, axis)
+        total = line.copy()
+        total[1:] += line[:-1]
+        total[:-1] += line[1:]
+        total /= count
+        cells = np.moveaxis(total, 0, axis)
     return cells
 
 

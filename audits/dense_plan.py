@@ -71,7 +71,7 @@ def plan_detector(context: AuditContext) -> Plan | str:
             f"images; {FEWEST_IMAGES} are needed"
         )
     notes = []
-    few = [name for name, some, kept in zip(given.names, of_fold.any(axis=1), enough, strict=True) if some and not kept]
+    few = [given.names[one] for one in np.flatnonzero((of_fold.sum(axis=1) > 0) & ~enough)]
     if few:
         notes.append(
             f"{len(few):,} classes with fewer than {FEWEST_BOXES} boxes, or in one group of images, are not looked for: "

@@ -66,6 +66,7 @@ class _Detector:
         self._network = DenseLite0(cache)
         self._rng = np.random.default_rng(context.seed)
         self._scales: dict[int, Corners] = {}  # of each image that was read: from its pixels to those of the scaled one
+        self._project: Projection
         self._judged: dict[int, tuple[Regions, Floats]] = {}
         self._unreadable = 0
 

@@ -21,7 +21,7 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 
 _COMPONENTS: Final = 300
 _LANDMARKS: Final = 2_000
-_RIDGES: Final = (0.3, 1.0, 3.0, 10.0, 30.0)  # the one of the least squared error on other folds' labels is taken
+_RIDGES: Final = (1.0, 3.0, 10.0, 30.0)  # the one of the least squared error on other folds' labels is taken
 _NOTHING, _OBJECT = 0.3, 0.7  # overlap with an object up to which nothing is wanted, and from which all
 
 

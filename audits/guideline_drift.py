@@ -18,7 +18,8 @@ import pandas as pd
 
 from datasetops.audits.base import AuditContext, CheckResult
 from datasetops.audits.charts import bars
-from datasetops.audits.crowd import FEW, answered_rows, class_codes, holm
+from datasetops.audits.crowd import FEW, answered_rows, class_codes
+from datasetops.audits.multiple_tests import holm
 from datasetops.records import KINDS, Finding
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -43,7 +44,7 @@ class GuidelineDrift:
     name = "guideline_drift"
     title = "classes that are used, or boxes that are drawn, otherwise over time, by batch or by annotator"
     needs = "annotations of known annotators"
-    cost = "grows with the annotations; seconds for a million"
+    cost = "grows with the annotations; about ten seconds for a million"
 
     def run(self, context: AuditContext) -> CheckResult:
         names = list(context.schema.class_names)

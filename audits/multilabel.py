@@ -20,7 +20,7 @@ from datasetops.audits.base import AuditContext, CheckResult
 from datasetops.audits.charts import bars, histogram
 from datasetops.audits.confident import find_label_issues
 from datasetops.audits.label_probabilities import grouped_with_copies
-from datasetops.audits.probe import FOLDS, _kernel_features, _landmark_count, assign_folds, principal_components
+from datasetops.audits.probe import FOLDS, assign_folds, kernel_features, landmark_count, principal_components
 from datasetops.audits.samplewise import SampleFindings, sample_scores
 from datasetops.errors import FormatError
 
@@ -112,8 +112,8 @@ def multilabel_probabilities(
         raise ValueError("groups: expected at least two")
     target = held[:, judged].astype(np.float32)
     z = principal_components(embeddings, seed)
-    landmarks = min(_LANDMARKS, _landmark_count(len(z)))
-    features, ridges = (_kernel_features(z, landmarks, seed), _RIDGES) if landmarks else (z, _FLAT_RIDGES)
+    landmarks = min(_LANDMARKS, landmark_count(len(z)))
+    features, ridges = (kernel_features(z, landmarks, seed), _RIDGES) if landmarks else (z, _FLAT_RIDGES)
     scores = _out_of_fold(_least_squares(features, target), ridges, target, fold)
     company = _out_of_fold(_with_company(scores, target), _COMPANY_RIDGES, target, fold)
     odds = (_log_odds(scores, target) + _log_odds(company, target)) / 2

@@ -79,7 +79,7 @@ def out_of_sample_probabilities(
     if seen.any():
         z = principal_components(embeddings if len(usable) == len(labels) else embeddings[usable], seed)
         answers = [_discriminant(z, y, fold, chosen)]
-        if landmarks := _landmark_count(len(z)):
+        if landmarks := landmark_count(len(z)):
             answers.append(_kernel_ridge(z, y, fold, landmarks, seed, chosen))
         # Where the two differ their mean is less sure than either is with reason, hence a temperature for it too.
         mixed = np.log(np.maximum(sum(answers[1:], start=answers[0]) / len(answers), 1e-12))
@@ -192,7 +192,7 @@ def _discriminant(z: Floats, y: Ints, fold: Ints, chosen: dict[str, float]) -> F
     return _out_of_fold(score, _SHRINKAGES, y, fold, len(all_counts), "shrinkage", chosen)
 
 
-def _landmark_count(n: int) -> int:
+def landmark_count(n: int) -> int:
     """0 where the items are too many for enough landmarks."""
     count = min(n, _LANDMARKS, int(_KERNEL_CELLS / n))
     return count if count >= min(n, _FEWEST_LANDMARKS) else 0
@@ -202,7 +202,7 @@ def _kernel_ridge(z: Floats, y: Ints, fold: Ints, landmarks: int, seed: int, cho
     """Posteriors (N, K) from least squares on the classes' indicators, in the space of a Gaussian kernel."""
     from scipy.linalg import cho_factor, cho_solve
 
-    features = _kernel_features(z, landmarks, seed)
+    features = kernel_features(z, landmarks, seed)
     sums, counts = _sums_by_fold(features, y, fold)
     all_sums, all_counts, gram = sums.sum(axis=0), counts.sum(axis=0), features.T @ features
 
@@ -226,7 +226,7 @@ def _kernel_ridge(z: Floats, y: Ints, fold: Ints, landmarks: int, seed: int, cho
     return _out_of_fold(score, _RIDGES, y, fold, len(all_counts), "ridge", chosen)
 
 
-def _kernel_features(z: Floats, count: int, seed: int) -> Floats:
+def kernel_features(z: Floats, count: int, seed: int) -> Floats:
     """Features (N, count) whose inner products are close to a Gaussian kernel of the median width."""
     from scipy.linalg import cholesky, solve_triangular
 

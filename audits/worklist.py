@@ -52,10 +52,11 @@ class Worklist:
 
 
 def worklist(findings: pa.Table, decisions: Sequence[Decision], budget: int | None = None) -> Worklist:
-    """The findings worth most a minute, at most `budget`: those about a sample that nobody has decided on yet."""
+    """The findings worth most a minute, at most `budget`: those about a sample or file that nobody has decided on yet."""
     settled = pa.array(sorted({item.finding_id for item in decisions if item.verdict != "unsure"}), pa.string())
     rows = open_findings(findings, decisions)
-    rows = rows.filter(pc.and_(pc.is_valid(rows["sample_id"]), pc.invert(pc.is_in(rows["finding_id"], settled))))
+    about_one = pc.or_(pc.is_valid(rows["sample_id"]), pc.is_valid(rows["uri"]))
+    rows = rows.filter(pc.and_(about_one, pc.invert(pc.is_in(rows["finding_id"], settled))))
     chance, seconds = error_chance(decisions), review_seconds(decisions)
     cells = list(zip(rows["check"].to_pylist(), rows["severity"].to_pylist(), strict=True))
     by_cell = {cell: (chance(*cell), seconds(cell[0])) for cell in set(cells)}

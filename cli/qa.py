@@ -123,7 +123,7 @@ def push(
     ] = False,
     images: Annotated[str, typer.Option(help="auto, s3, local or inline.")] = "auto",
 ) -> None:
-    """Send a plan's items to reviewers, who do not see the labels, nor who gave them."""
+    """Send a plan's items to reviewers. In Label Studio they see no label; a CSV shows the given one, but not who gave it."""
     from datasetops.qa.plan import load_plan
     from datasetops.qa.verdicts import load_verdicts, write_sheet
 

@@ -29,7 +29,7 @@ def log(
     """List versions, newest first."""
     from itertools import islice
 
-    from datasetops.gate.status import DRAFT, statuses
+    from datasetops.gate.status import DRAFT, Status, statuses
 
     status = statuses(session.repository)
     heads: dict[str, list[str]] = {}
@@ -48,7 +48,8 @@ def log(
                 "annotations": commit.counts["annotations"],
                 "message": commit.message,
                 "commit": version.digest,
-                "status": status[version.digest].status if version.digest in status else DRAFT,
+                "status": (one := status.get(version.digest, Status(DRAFT))).status,
+                "overridden": list(one.overridden),
             }
         )
     lines = table(
@@ -59,7 +60,7 @@ def log(
                 row["author"],
                 row["samples"],
                 row["annotations"],
-                row["status"],
+                row["status"] + (" (overridden)" if row["overridden"] else ""),
                 row["message"].splitlines()[0] if row["message"] else "",
             ]
             for row in rows
@@ -75,13 +76,20 @@ def show(session: Session, version: VersionName = "main") -> None:
 
     chosen = session.repository.version(version)
     status = status_of(session.repository, chosen)
-    summary = chosen.summary() | {"status": status.status}
+    summary = chosen.summary() | {
+        "status": status.status,
+        "overridden": list(status.overridden),
+        "reason": status.reason,
+    }
     parts = [f"{summary['version']}  {summary['message']}", f"by {summary['author']}, {summary['time'][:19]} UTC"]
     parts.append(f"{summary['samples']:,} samples, {summary['annotations']:,} annotations")
     parts.append(f"schema {summary['schema']['name']} {summary['schema']['version']}, commit {summary['commit'][:12]}")
     if status.actor:
         over = f", passing over {', '.join(status.overridden)}" if status.overridden else ""
-        parts.append(f"{status.status} by {status.actor} at {str(status.time)[:16].replace('T', ' ')} UTC{over}")
+        parts.append(
+            f"{status.status} by {status.actor} at {str(status.time)[:16].replace('T', ' ')} UTC{over}"
+            + (f": {status.reason}" if status.reason else "")
+        )
     if summary["sealed"]:
         parts.append(f"sealed splits: {', '.join(summary['sealed'])}")
     for title in ("by_class", "by_kind", "by_split"):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.special import gammaln
 
 from datasetops.audits.sampling.bounds import Drawn, clopper_pearson, few_found, many_found
+from datasetops.audits.sampling.estimates import false_alarm_bound
 
 FOR_REVIEWERS: Final = 0.2  # of each risk, spent on not knowing how often reviewers err
 _RATE_POINTS: Final = 41  # of the operating characteristic
@@ -44,7 +45,8 @@ class Stage:
 class Plan:
     """`sizes` (H,) are the lot's strata; `limit` the share that may be wrong; `floor` the extra items a stratum gets so
     that it can be judged by itself, which never enter the claim about the lot. With `planted` errors beside the sample
-    the numbers of its stages allow for what reviewers may miss although they found all of those."""
+    the numbers of its stages allow for what reviewers may miss although they found all of those; where the share `second`
+    is reviewed twice, for the false alarms there may be although no two reviewers disagreed."""
 
     sizes: tuple[int, ...]
     limit: float
@@ -54,6 +56,7 @@ class Plan:
     stages: tuple[Stage, ...]
     floor: tuple[int, ...]
     planted: int = 0
+    second: float = 0.0
 
     @property
     def population(self) -> int:
@@ -115,13 +118,14 @@ def design(
     floor: int = 0,
     size: int | None = None,
     planted: int = 0,
+    second: float = 0.0,
 ) -> Plan:
     """The smallest plan that keeps both risks.
 
     A lot with more than 1 - `pass_rate` wrong is accepted with a chance of at most 1 - `confidence`, wherever its
     defects are; one with `expected` wrong (two fifths of the limit unless told) is not accepted with a chance of at most
     `producer_risk`. `sizes` (H,) are items by stratum, each of which gets `floor` checks at least. `size` fixes how many
-    are checked in all stages together instead; `planted` as in Plan. Raises ValueError for a plan that cannot exist.
+    are checked in all stages together instead; `planted` and `second` as in Plan. Raises ValueError for a plan that cannot exist.
     """
     strata = tuple(int(size) for size in sizes)
     if not strata or min(strata) < 1:
@@ -206,9 +210,13 @@ def _stages(plan: Plan, checked: int, count: int) -> tuple[Stage, ...]:
 def _numbers(drawn: Drawn, plan: Plan, risk: float) -> tuple[int, int]:
     """(accept, reject) of a stage that may err with the chance `risk` either way."""
     over = _over(plan.limit, drawn.population)
-    if drawn.checked == drawn.population and not plan.planted:
+    if drawn.checked == drawn.population and not plan.planted and not plan.second:
         return over - 1, over
     for_sample, sensitivity = _shared(risk, plan.planted)
+    alarms, for_reject = 0.0, risk
+    if twice := math.floor(plan.second * drawn.checked):
+        for_reject = risk * (1 - FOR_REVIEWERS)
+        alarms = false_alarm_bound(0, twice, 1 - risk * FOR_REVIEWERS, 1 - plan.limit)
     low, high = -1, min(drawn.checked, math.ceil(drawn.expected(over)))
     while low < high:
         middle = (low + high + 1) // 2
@@ -221,7 +229,11 @@ def _numbers(drawn: Drawn, plan: Plan, risk: float) -> tuple[int, int]:
     low, high = accept + 1, drawn.checked + 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if many_found(middle, over - 1, drawn) <= risk else (middle + 1, high)
+        low, high = (
+            (low, middle)
+            if many_found(middle, over - 1, drawn, false_alarms=alarms) <= for_reject
+            else (middle + 1, high)
+        )
     return accept, low
 
 

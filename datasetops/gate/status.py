@@ -19,6 +19,7 @@ class Status:
     time: str | None = None
     event_id: str | None = None
     overridden: tuple[str, ...] = ()
+    reason: str = ""  # of a rejection
 
 
 def statuses(repository: Repository) -> dict[str, Status]:
@@ -29,7 +30,14 @@ def statuses(repository: Repository) -> dict[str, Status]:
         event = entry.event
         if event.kind in names:
             overridden = tuple(sorted(event.parameters.get("override", {})))
-            status = Status(names[event.kind], event.actor, event.time, event.event_id, overridden)
+            status = Status(
+                names[event.kind],
+                event.actor,
+                event.time,
+                event.event_id,
+                overridden,
+                str(event.parameters.get("reason", "")),
+            )
             found.setdefault(str(event.inputs["commit"]), status)
     return found
 

@@ -83,6 +83,7 @@ class QaPlan:
             stages=self.stages,
             floor=tuple(stratum.floor for stratum in self.strata),
             planted=len(self.planted or {}),
+            second=len(self.second) / max(1, sum(len(stratum.order) for stratum in self.strata)),
         )
 
     def main(self, stage: int) -> list[str]:
@@ -156,6 +157,7 @@ def make_plan(
         floor=floor if per else 0,
         size=size,
         planted=planted,
+        second=second,
     )
     seed = seed or secrets.token_hex(16)
     commit_seed = Event(

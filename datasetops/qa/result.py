@@ -101,7 +101,7 @@ def evaluate(plan: QaPlan, verdicts: Sequence[Verdict], scores: Mapping[str, flo
         if result.verdict != "inconclusive":
             break
         fresh = set(plan.to_review(number)) - set(plan.to_review(number - 1))
-        if not fresh & outcome.keys():
+        if fresh and not fresh & outcome.keys():  # where strata had their floor already, nothing is left to be sent
             break
         result = _stage_result(plan, number, verdicts, outcome, scores)
     return result

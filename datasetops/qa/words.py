@@ -14,7 +14,7 @@ def explain_plan(plan: QaPlan) -> list[str]:
     lines = [f"Plan {plan.name} for {plan.version}: {design.population:,} items, drawn with seed {plan.seed}."]
     if plan.left_out:
         lines.append(f"{plan.left_out:,} samples without a class label are not part of it.")
-    before = 0
+    before = sent = 0
     for number, stage in enumerate(plan.stages, start=1):
         more = "more " if before else ""
         yes = (
@@ -25,19 +25,26 @@ def explain_plan(plan: QaPlan) -> list[str]:
         no = f"rejected with {stage.reject} or more" if stage.reject <= stage.checked else "not rejected yet"
         total = f" ({stage.checked:,} in all)" if before else ""
         lines.append(f"Stage {number}: check {stage.checked - before:,} {more}items{total}; {yes}, {no}.")
-        before = stage.checked
-    extra = sum(max(0, len(s.order) - n) for s, n in zip(plan.strata, plan.stages[-1].drawn, strict=True))
+        everything = len(plan.to_review(number - 1))
+        if everything - sent != stage.checked - before:
+            lines.append(
+                f"  With those for the strata and planted ones, reviewers get {everything - sent:,} items for it."
+            )
+        before, sent = stage.checked, everything
     if plan.per:
         small = sum(stratum.size < max(s.floor for s in plan.strata) for stratum in plan.strata)
         lines.append(
-            f"{len(plan.strata):,} strata by {' and '.join(plan.per)} are judged one by one as well (Holm's correction): "
-            f"{extra:,} items more." + (f" {small:,} of them have fewer, and are checked whole." if small else "")
+            f"{len(plan.strata):,} strata by {' and '.join(plan.per)} are judged one by one as well, with Holm's correction."
+            + (f" {small:,} of them have fewer items than the floor, and are checked whole." if small else "")
         )
         lonely = sum(stratum.size == 1 for stratum in plan.strata)
         if lonely:
             lines.append(f"{lonely:,} strata have a single item: nothing can be said about those beyond that item.")
     if plan.second:
-        lines.append(f"{len(plan.second):,} items are reviewed by two people, to see how far reviewers agree.")
+        lines.append(
+            f"{len(plan.second):,} items are reviewed by two people, to see how far reviewers agree. The numbers for rejection "
+            "allow for the false alarms that so few of them cannot rule out, even if they agree on all."
+        )
     if plan.planted:
         least = clopper_pearson(len(plan.planted), len(plan.planted), 1 - plan.stages[-1].risk * FOR_REVIEWERS)[0]
         lines.append(

@@ -22,11 +22,11 @@ from datasetops.audits.crowd import (
     answered_rows,
     class_answers,
     confusions,
-    holm,
     shared_errors,
     standing,
 )
 from datasetops.audits.dawid_skene import crowdlab, dawid_skene
+from datasetops.audits.multiple_tests import holm
 from datasetops.records import ANNOTATIONS, SAMPLES, canonical_json
 from datasetops.schema import LabelSchema
 
@@ -513,6 +513,7 @@ def test_several_classes_an_image() -> None:
     assert (f"s{wrong:03}", "bird", "not bird", f"s{wrong:03}/bird") in found
     high = {f.sample_id for f in result.findings if f.severity == "high"}
     assert high <= {f"s{lacking:03}", f"s{wrong:03}"}
+    canonical_json(result.summary)
     assert not result.scores.duplicated(["sample_id", "annotation_id"]).any()
     assert set(result.scores["annotation_id"].dropna()) == {row["annotation_id"] for row in rows}
 
@@ -531,6 +532,7 @@ def test_boxes_of_several_annotators() -> None:
     result = Annotators().run(context_of(rows, [], ["cat", "dog"]))
     assert len(result.scores) == 30
     assert result.scores["score"].between(0.5, 0.9).all()
+    canonical_json(result.summary)
     assert [text.split(":")[0] for text in messages(result)] == ["w3 draws boxes unlike the others'"]
     two = Annotators().run(context_of([row for row in rows if row["actor"] in ("w0", "w3")], [], ["cat", "dog"]))
     assert not messages(two)

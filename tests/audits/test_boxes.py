@@ -215,7 +215,7 @@ def test_detections_under_wrong_ids_are_doubted(build: Any) -> None:
     found = [(image, "dog" if label == "cat" else "cat", box, 0.9) for image, label, box in given]
     context = detected(rows(build, ["cat", "dog"], given, images=20), found)
     result = SwappedBox().run(context)
-    assert "do the detections use the ids" in result.summary["doubt"]
+    assert "do not use the ids" in result.summary["doubt"]
     assert not [f for f in result.findings if f.severity == "high"]
     assert [f for f in MissingBox().run(context).findings if f.box] == []
 

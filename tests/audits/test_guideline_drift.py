@@ -102,13 +102,13 @@ def test_a_batch_of_other_images_is_not_held_against_its_annotator() -> None:
 
 def test_rare_classes_are_not_named_by_chance() -> None:
     named = 0
-    for seed in range(100):
+    for seed in range(60):
         rng = np.random.default_rng(seed)
         who = rng.integers(0, 8, 600)
         label = rng.choice(4, 600, p=[0.9, 0.06, 0.03, 0.01])
         table = share_shifts(use_of(who, np.zeros_like(who), label), who, np.zeros_like(who))
         named += bool((table["p"] < 0.05).any())
-    assert named <= 11  # at most one set in twenty, and three deviations
+    assert named <= 8  # at most one set in twenty, and three deviations
 
 
 def test_a_group_alone_in_its_stratum_is_not_compared() -> None:
@@ -203,7 +203,7 @@ def stream(rng: np.random.Generator, n: int = 1200) -> list[dict[str, Any]]:
 
 
 def test_nothing_is_said_where_nothing_changed() -> None:
-    found = [check(stream(np.random.default_rng(seed))).findings for seed in range(5)]
+    found = [check(stream(np.random.default_rng(seed))).findings for seed in range(3)]
     assert sum(map(len, found)) <= 1
 
 

@@ -279,3 +279,20 @@ def test_commands(repository: Repository, tmp_path: Path) -> None:
     assert "accept" in run(app, ["qa", "list", *where]).output
     refused = run(app, ["qa", "plan", "v1", "--pass", "1", *where])
     assert (refused.exit_code, "no sample shows" in refused.output) == (2, True)
+
+
+def test_strata_that_had_their_floor_already_do_not_hold_up_the_second_stage(repository: Repository) -> None:
+    bad = fill(repository, 200, wrong=dict.fromkeys(PEOPLE, 0.08))
+    plan = make_plan(repository, repository.version(), pass_rate=0.85, per=["annotator"], floor=50, second=0, seed="s")
+    assert set(plan.to_review(0)) == set(plan.to_review(1))
+    review(repository, plan, bad)
+    found = result(repository, plan)
+    assert found.verdict != "inconclusive" or found.stage == 2
+
+
+def test_planted_errors_and_second_reviews_move_the_plans_own_numbers(repository: Repository) -> None:
+    fill(repository, 3000)
+    plain = make_plan(repository, repository.version(), second=0, size=300, seed="s").design
+    careful = make_plan(repository, repository.version(), second=0.1, planted=60, size=300, seed="s").design
+    assert careful.stages[-1].accept < plain.stages[-1].accept
+    assert careful.stages[-1].reject > plain.stages[-1].reject
