@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datasetops.audits.dense_maps import SEEN, STRIDE, Maps, seen_from_cells
+from datasetops.identity import pairwise_iou
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Corners: TypeAlias = npt.NDArray[np.float64]
@@ -183,15 +184,6 @@ def cell_middles(rows: int, columns: int) -> Corners:
     """x and y (rows · columns, 2) in pixels of the scaled image."""
     down, across = np.divmod(np.arange(rows * columns), columns)
     return (np.stack([across, down], axis=1) + 0.5) * STRIDE
-
-
-def pairwise_iou(one: Corners, other: Corners) -> Corners:
-    """Intersection over union (N, M) of boxes (N, 4) and (M, 4)."""
-    shared = np.minimum(one[:, None, 2:], other[None, :, 2:]) - np.maximum(one[:, None, :2], other[None, :, :2])
-    inside = np.clip(shared, 0, None).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (one, other)]
-    result: Corners = inside / np.maximum(areas[0][:, None] + areas[1][None, :] - inside, 1e-9)
-    return result
 
 
 def strongest(overlap: Corners, limit: float) -> Ints:

@@ -18,12 +18,13 @@ from PIL import Image
 from datasetops.audits.base import AuditContext
 from datasetops.audits.box_pairs import Boxes, one_to_one, overlaps
 from datasetops.audits.box_scores import MATCH, confirmed_share
-from datasetops.audits.dense_cells import CellHead, Corners, Ints, Regions, kinds_of, pairwise_iou, strongest
+from datasetops.audits.dense_cells import CellHead, Corners, Ints, Regions, kinds_of, strongest
 from datasetops.audits.dense_maps import LEVELS, Floats, Maps, Projection
 from datasetops.audits.dense_plan import FEWEST_IMAGES, Plan, plan_detector
 from datasetops.audits.dense_regions import Halves, RegionHead, region_features, wanted_of_regions
 from datasetops.audits.detections import COLUMNS
 from datasetops.audits.stored_images import stored_image
+from datasetops.identity import pairwise_iou
 from datasetops.models.dense import DenseLite0, in_threads, scaled_size
 from datasetops.settings import load_settings
 

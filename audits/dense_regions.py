@@ -11,8 +11,9 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from datasetops.audits.dense_cells import Regions, pairwise_iou
+from datasetops.audits.dense_cells import Regions
 from datasetops.audits.dense_maps import Maps, seen_in_regions
+from datasetops.identity import pairwise_iou
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Halves: TypeAlias = npt.NDArray[np.float16]

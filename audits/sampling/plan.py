@@ -139,7 +139,7 @@ def design(
     if size is not None and not 1 <= size <= population:
         raise ValueError(f"size: expected 1 to {population:,}, the items of the lot; got {size:,}")
     blank = Plan(
-        strata, limit, confidence, hoped, producer_risk, (), tuple(min(floor, items) for items in strata), planted
+        strata, limit, confidence, hoped, producer_risk, (), tuple(min(floor, n) for n in strata), planted, second
     )
     if size is not None:
         return replace(blank, stages=_stages(blank, size, stages))
