@@ -26,9 +26,9 @@ def classes_by_crops(context: AuditContext, given: BoxRows) -> CheckResult:
         return CheckResult([], summary={"skipped": f"nothing to compare: {context.memo.get('crops', 'no images')}"})
     names = frame.columns.tolist()
     probabilities = frame.to_numpy(dtype=np.float64)
-    at = given.rows.index.get_indexer(given.rows.index[given.rows["annotation_id"].isin(frame.index)])
     known = np.isfinite(probabilities).all(axis=1)
-    at, probabilities = at[known], np.ascontiguousarray(probabilities[known])
+    at = np.flatnonzero(given.rows["annotation_id"].isin(frame.index).to_numpy())[known]
+    probabilities = probabilities[known]
     labels = given.boxes.label[at]
     if len(np.unique(labels)) < 2:
         return CheckResult([], summary={"skipped": "fewer than two classes can be judged"})

@@ -72,10 +72,10 @@ def decide(
         actor = item.get("actor") or repository.settings.actor
         made.append(Decision(verdict=item["verdict"], actor=actor, **known[matches[0]], **more))
     stated: dict[tuple[str, str], str] = {}
-    for item in made:
-        if stated.setdefault((item.finding_id, item.actor), item.verdict) != item.verdict:
+    for one in made:
+        if stated.setdefault((one.finding_id, one.actor), one.verdict) != one.verdict:
             raise ValueError(
-                f"finding {item.finding_id} is decided twice, as {stated[item.finding_id, item.actor]} and {item.verdict}"
+                f"finding {one.finding_id} is decided twice, as {stated[one.finding_id, one.actor]} and {one.verdict}"
             )
     if made:
         event = Event("decide", repository.settings.actor, inputs={"version": version.name, "commit": version.digest})

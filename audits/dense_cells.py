@@ -91,6 +91,7 @@ class CellHead:
         self._products = np.zeros((folds, _WIDTH, _WIDTH), dtype=np.float32)
         self._answers = np.zeros((folds, _WIDTH, count), dtype=np.float32)
         self._most_own = int(np.clip(_OWN_CELLS // max(1, objects), 1, _MOST_OWN))
+        self._each = max(1, -(-objects // _OWN_CELLS))  # of so many objects one is kept
         self._own: list[_OwnCells] = []
         self._objects, self._images = np.zeros(count), 0
 
@@ -110,7 +111,8 @@ class CellHead:
         self._products[fold] += weighted.T @ weighted
         self._answers[fold] += weighted.T @ wanted[counts]
         if len(kind):
-            self._own.append(_own_cells(seen, middles, nearness, corners, kind, fold, self._kinds, self._most_own))
+            own = _own_cells(seen, middles, nearness, corners, kind, fold, self._kinds, self._most_own)
+            self._own.append(own if self._each == 1 else own.some(self._each, int(self._objects.sum())))
 
     def fit(self) -> None:
         """After all images were learned from."""
@@ -208,10 +210,17 @@ class _OwnCells:
     weight: Floats
     nearest: Flags
 
+    def some(self, each: int, before: int) -> _OwnCells:
+        """Every so-manieth cell, counted on from the number of those before."""
+        rows = np.arange(-before % each, len(self.kind), each)
+        return _OwnCells(*(getattr(self, name)[rows] for name in _OWN_FIELDS))
+
     @classmethod
     def joined(cls, parts: list[_OwnCells]) -> _OwnCells:
-        names = ("seen", "ends", "fold", "kind", "weight", "nearest")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in _OWN_FIELDS))
+
+
+_OWN_FIELDS: Final = ("seen", "ends", "fold", "kind", "weight", "nearest")
 
 
 def _own_cells(

@@ -2,7 +2,9 @@
 
 A small detector on activations of a pretrained network, fitted in closed form for every fold of the images: cells of
 each image are asked for middles of objects (audits.dense_cells), the regions that come of it are judged once more
-(audits.dense_regions), and scores become the share of such detections that the given boxes confirm.
+(audits.dense_regions), and scores become the share of such detections that the given boxes confirm. No box of an image
+teaches what judges it; all that its boxes have a part in is which regions of other images the second look learns from,
+and the common scale of the scores.
 """
 
 from __future__ import annotations
