@@ -156,9 +156,8 @@ def _smoothed(cells: Floats) -> Floats:
 def _whitening(x: Floats, count: int) -> tuple[Floats, Floats]:
     """Mean (D,) and axes (D, d) on which rows (N, D) have unit variance, the `count` largest or those that vary."""
     mean, axes, variances = _eigen(x)
-    keep = variances[:count] > 1e-6 * max(float(variances[0]), 1e-12)
-    axes, variances = axes[:, :count][:, keep], variances[:count][keep]
-    return mean, axes / np.sqrt(variances)
+    keep = max(1, int((variances[:count] > 1e-6 * variances[0]).sum()))
+    return mean, axes[:, :keep] / np.sqrt(np.maximum(variances[:keep], 1e-12))
 
 
 def _components(x: Floats, count: int) -> tuple[Floats, Floats]:

@@ -37,10 +37,14 @@ def accept(
     from datasetops.gate.accept import accept as decide
     from datasetops.gate.accept import overridden_words
     from datasetops.gate.policy import current_policy, load_policy
+    from datasetops.gate.status import status_of
 
     repository = session.repository
     chosen = repository.version(version)
     asked = load_policy(policy) if policy else current_policy(repository)
+    before = status_of(repository, chosen)
+    if before.status == "rejected":
+        session.say(f"{chosen.name} was rejected by {before.actor}: {before.reason}")
     found = decide(
         repository, chosen, asked, override=dict.fromkeys(override or [], reason), note=note, dry_run=dry_run
     )  # fmt: skip

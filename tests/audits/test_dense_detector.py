@@ -1,4 +1,4 @@
-"""The built-in detector on drawn scenes whose every object is known, and what it says where it cannot learn."""
+"""The built-in detector on drawn scenes whose every object is known."""
 
 from __future__ import annotations
 
@@ -65,15 +65,3 @@ def test_objects_that_were_left_unboxed_are_found(build: Any) -> None:
     assert len(told) <= 12
     again: Any = out_of_sample_detections(context)
     assert again.equals(found)
-
-
-def test_too_few_images_are_said_to_be_too_few(build: Any) -> None:
-    image, placed = scene(np.random.default_rng(1))
-    rows = [
-        {"annotation_id": str(i), "sample_id": "s00000", "kind": "box", "label": label}
-        | dict(zip(CORNERS, map(float, box), strict=True))
-        for i, (label, box) in enumerate(placed)
-    ]
-    context = build([encoded(image)], rows, width=[320], height=[240], embeddings=np.zeros((1, 4)))
-    assert out_of_sample_detections(context) is None
-    assert "20 are needed" in context.memo["dense_probe"]
