@@ -17,6 +17,7 @@ from datasetops.audits.samplewise import SampleFindings, texts
 _CHECK: Final = "swapped_box"
 _SURE: Final = 0.98  # probability of another class, and at most the rest of the given one
 _LIKELY: Final = 0.75
+_MORE_LIKELY: Final = 0.5  # than not: where no class is, a model knows too little to speak
 
 
 def classes_by_crops(context: AuditContext, given: BoxRows) -> CheckResult:
@@ -35,7 +36,7 @@ def classes_by_crops(context: AuditContext, given: BoxRows) -> CheckResult:
     found = judge_labels(labels, probabilities / probabilities.sum(axis=1, keepdims=True), jobs=context.jobs)
     about, ids = SampleFindings(_CHECK, context.samples), texts(given.rows["annotation_id"])
     findings = []
-    for row in np.flatnonzero(found.flagged & (found.confidence > found.score)).tolist():
+    for row in np.flatnonzero(found.flagged & (found.confidence >= _MORE_LIKELY)).tolist():
         own, other = float(found.score[row]), float(found.confidence[row])
         sure = other >= _SURE and own <= 1 - _SURE
         label, seen = names[labels[row]], names[found.suggested[row]]
