@@ -340,7 +340,7 @@ def test_a_box_of_another_class_than_it_shows_stands_out(build: Any) -> None:
     assert own.idxmin() == "a7"
     assert own["a7"] < 0.3 < own.drop("a7").min()
     assert sorted(set(reads)) == list(range(31))
-    assert len(reads) == 31  # once for all boxes of an image
+    assert len(reads) < len(rows) / 2  # an image is not read anew for each of its boxes
 
 
 def test_cut_outs_without_anything_to_compare(build: Any) -> None:
