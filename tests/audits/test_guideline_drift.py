@@ -100,6 +100,7 @@ def test_a_batch_of_other_images_is_not_held_against_its_annotator() -> None:
     assert (share_shifts(use, who, np.zeros_like(batch))["p"] < 1e-6).any()  # without strata it would be
 
 
+@pytest.mark.slow
 def test_rare_classes_are_not_named_by_chance() -> None:
     named = 0
     for seed in range(60):
@@ -202,6 +203,7 @@ def stream(rng: np.random.Generator, n: int = 1200) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_nothing_is_said_where_nothing_changed() -> None:
     found = [check(stream(np.random.default_rng(seed))).findings for seed in range(3)]
     assert sum(map(len, found)) <= 1

@@ -217,6 +217,7 @@ def context_of(build: Any, people: Any, rows: list[dict[str, Any]]) -> AuditCont
     return build([None] * len(people[2]["width"]), rows, schema=schema_of(people[0], BODY_LINES), **people[2])
 
 
+@pytest.mark.slow
 def test_real_people(build: Any, people: Any) -> None:
     result = Keypoints().run(context_of(build, people, people[1]))
     assert {finding.severity for finding in result.findings} == {"low"}
