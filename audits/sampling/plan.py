@@ -63,9 +63,9 @@ class Plan:
         return sum(self.sizes)
 
     @property
-    def is_census(self) -> bool:
-        """Whether its last stage checks everything."""
-        return self.stages[-1].checked == self.population
+    def share_for_whole(self) -> float:
+        """Of the risk of a false rejection, what goes to the test of the whole lot; the rest to those of its strata."""
+        return 0.5 if len(self.sizes) > 1 else 1.0
 
     @cached_property
     def consumer_risk(self) -> float:
@@ -213,9 +213,9 @@ def _numbers(drawn: Drawn, plan: Plan, risk: float) -> tuple[int, int]:
     if drawn.checked == drawn.population and not plan.planted and not plan.second:
         return over - 1, over
     for_sample, sensitivity = _shared(risk, plan.planted)
-    alarms, for_reject = 0.0, risk
+    alarms, for_reject = 0.0, risk * plan.share_for_whole
     if twice := math.floor(plan.second * drawn.checked):
-        for_reject = risk * (1 - FOR_REVIEWERS)
+        for_reject *= 1 - FOR_REVIEWERS
         alarms = false_alarm_bound(0, twice, 1 - risk * FOR_REVIEWERS, 1 - plan.limit)
     low, high = -1, min(drawn.checked, math.ceil(drawn.expected(over)))
     while low < high:

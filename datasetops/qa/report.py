@@ -25,7 +25,8 @@ def write_report(plan: QaPlan, result: QaResult, out: Path) -> None:
             across="truly wrong, %",
             up="chance, %",
             joined=True,
-            note="How likely each verdict is, by the share of the items that is truly wrong.",
+            note="How likely each verdict is, by the share of the items that is truly wrong."
+            + " A stratum can reject the version besides." * (len(plan.strata) > 1),
         )
     ]
     environment = Environment(loader=PackageLoader("datasetops.audits"), autoescape=True, trim_blocks=True)

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from scipy.stats import hypergeom
 
+from datasetops.audits.agreement import agreement
 from datasetops.audits.multiple_tests import holm
-from datasetops.audits.sampling.bounds import Drawn, clopper_pearson, lower_bound, upper_bound
+from datasetops.audits.sampling.bounds import Drawn, clopper_pearson, lower_bound, many_found, upper_bound
 from datasetops.audits.sampling.estimates import Estimate, false_alarm_bound, prediction_powered, ratio, rogan_gladen
 from datasetops.audits.sampling.plan import FOR_REVIEWERS
 from datasetops.qa.plan import QaPlan
@@ -22,7 +22,8 @@ _ENDED: Final = ("right", "wrong")
 
 @dataclass(frozen=True)
 class StratumResult:
-    """Rates in [0, 1]; each bound holds with the plan's confidence. `p` is Holm's, of being no worse than the limit."""
+    """Rates in [0, 1]. `low` and `high` hold with the plan's confidence each, for this stratum alone, at the end of every
+    stage, and allow for reviewers' errors. `p` is Holm's, of being no worse than the limit."""
 
     name: str
     size: int
@@ -37,8 +38,21 @@ class StratumResult:
 
 
 @dataclass(frozen=True)
+class Coefficient:
+    """An agreement between reviewers, with its 95 % interval by bootstrap over items; None where it is undefined."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Reviewers:
-    """How far verdicts can be trusted. `sensitivity` and `false_alarms` are the bounds that the interval uses."""
+    """How far verdicts can be trusted. `sensitivity` and `false_alarms` are the bounds that the interval uses.
+
+    `twice` items have the verdicts of two reviewers or more; `disagree` of them not the same ones. Krippendorff's `alpha`
+    and Fleiss' `kappa` of those are None where every verdict is the same.
+    """
 
     people: Mapping[str, int]
     planted: int
@@ -46,7 +60,8 @@ class Reviewers:
     sensitivity: float
     twice: int
     disagree: int
-    kappa: float | None
+    alpha: Coefficient | None
+    kappa: Coefficient | None
     false_alarms: float
 
 
@@ -122,11 +137,9 @@ def _stage_result(
     unclear = sum(outcome.get(item) not in _ENDED for item in main)
     left = sum(item not in outcome for item in plan.to_review(number))
     reviewers = _reviewers(plan, number, verdicts, outcome, stage.risk, (wrong + unclear) / max(1, len(main)))
-    for_sample = stage.risk * (1 - FOR_REVIEWERS * (reviewers.planted > 0))
-    high = upper_bound(wrong + unclear, drawn, 1 - for_sample, sensitivity=reviewers.sensitivity)
-    for_sample = stage.risk * (1 - FOR_REVIEWERS * (reviewers.twice > 0))
-    low = lower_bound(wrong, drawn, 1 - for_sample, false_alarms=reviewers.false_alarms)
-    strata = _strata(plan, number, outcome)
+    high = _high(wrong + unclear, drawn, stage.risk, reviewers)
+    low = _low(wrong, drawn, stage.risk * plan.design.share_for_whole, reviewers)
+    strata = _strata(plan, number, outcome, reviewers)
     most = plan.limit * population + 1e-9
     if low > most or any(stratum.worse for stratum in strata):
         verdict = "reject"
@@ -191,63 +204,80 @@ def _reviewers(
     planted = plan.planted or {}
     caught = sum(outcome.get(item) == "wrong" for item in planted)
     drawn = set(plan.to_review(number)) - planted.keys()
-    pairs = [
-        (said[0].verdict, said[1].verdict)
+    several = {
+        item: [v.verdict for v in said]
         for item, said in _by_item([v for v in verdicts if v.verdict in _ENDED]).items()
         if item in drawn and len(said) > 1
-    ]
-    disagree = sum(a != b for a, b in pairs)
+    }
+    disagree = sum(len(set(said)) > 1 for said in several.values())
     sure = 1 - risk * FOR_REVIEWERS
     return Reviewers(
         people=dict(Counter(item.reviewer for item in verdicts)),
         planted=len(planted),
         caught=caught,
         sensitivity=clopper_pearson(caught, len(planted), sure)[0] if planted else 1.0,
-        twice=len(pairs),
+        twice=len(several),
         disagree=disagree,
-        kappa=_kappa(pairs),
-        false_alarms=false_alarm_bound(disagree, len(pairs), sure, 1 - suspected) if pairs else 0.0,
+        **_agreement(list(several.values())),
+        false_alarms=false_alarm_bound(disagree, len(several), sure, 1 - suspected) if several else 0.0,
     )
 
 
-def _kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
-    """Fleiss' kappa of two reviews an item: which reviewer came first does not matter. None where all say the same."""
-    if not pairs:
-        return None
-    share = sum((a == "wrong") + (b == "wrong") for a, b in pairs) / (2 * len(pairs))
-    chance = share**2 + (1 - share) ** 2
-    agree = sum(a == b for a, b in pairs) / len(pairs)
-    return None if chance == 1 else (agree - chance) / (1 - chance)
+def _agreement(said: Sequence[Sequence[str]]) -> dict[str, Coefficient | None]:
+    items = np.repeat(np.arange(len(said)), [len(item) for item in said])
+    labels = np.array([verdict == "wrong" for item in said for verdict in item], dtype=np.int64)
+    found = agreement(items, labels)
+
+    def coefficient(value: float, *ends: float) -> Coefficient | None:
+        low, high = (None if np.isnan(end) else end for end in ends)
+        return None if np.isnan(value) else Coefficient(value, low, high)
+
+    return {
+        "alpha": coefficient(found.alpha.value, found.alpha.low, found.alpha.high),
+        "kappa": coefficient(found.fleiss.value, found.fleiss.low, found.fleiss.high),
+    }
 
 
-def _strata(plan: QaPlan, number: int, outcome: Mapping[str, str]) -> tuple[StratumResult, ...]:
+def _high(found: int, drawn: Drawn, risk: float, reviewers: Reviewers) -> int:
+    """The most items that can be wrong, where planted errors were sought as far as reviewers found those."""
+    for_sample = risk * (1 - FOR_REVIEWERS * (reviewers.planted > 0))
+    return upper_bound(found, drawn, 1 - for_sample, sensitivity=reviewers.sensitivity)
+
+
+def _low(found: int, drawn: Drawn, risk: float, reviewers: Reviewers) -> int:
+    """The fewest, where second reviews were made without the false alarms that those allow for."""
+    for_sample = risk * (1 - FOR_REVIEWERS * (reviewers.twice > 0))
+    return lower_bound(found, drawn, 1 - for_sample, false_alarms=reviewers.false_alarms)
+
+
+def _strata(plan: QaPlan, number: int, outcome: Mapping[str, str], reviewers: Reviewers) -> tuple[StratumResult, ...]:
+    risk = plan.stages[number].risk
     tallies = []
     for stratum, n in zip(plan.strata, plan.stages[number].drawn, strict=True):
         items = stratum.order[: max(n, stratum.floor)]
         wrong = sum(outcome.get(item) == "wrong" for item in items)
-        tallies.append((stratum, len(items), wrong, sum(outcome.get(item) not in _ENDED for item in items)))
+        unclear = sum(outcome.get(item) not in _ENDED for item in items)
+        tallies.append((stratum, Drawn((stratum.size,), (len(items),)), wrong, unclear))
     chances = [
-        float(hypergeom.sf(wrong - 1, stratum.size, int(plan.limit * stratum.size + 1e-9), checked))
-        for stratum, checked, wrong, _ in tallies
+        many_found(wrong, int(plan.limit * stratum.size + 1e-9), drawn, false_alarms=reviewers.false_alarms)
+        for stratum, drawn, wrong, _ in tallies
     ]
-    found = []
-    for (stratum, checked, wrong, unclear), p in zip(tallies, holm(chances), strict=True):
-        drawn = Drawn((stratum.size,), (checked,))
-        found.append(
-            StratumResult(
-                name=stratum.name,
-                size=stratum.size,
-                checked=checked,
-                wrong=wrong,
-                open=unclear,
-                rate=wrong / (checked - unclear) if checked > unclear else None,
-                low=lower_bound(wrong, drawn, plan.confidence) / stratum.size,
-                high=upper_bound(wrong + unclear, drawn, plan.confidence) / stratum.size,
-                p=float(p),
-                worse=bool(plan.per) and bool(p <= plan.stages[number].risk),
-            )
+    for_tests = risk * (1 - plan.design.share_for_whole) * (1 - FOR_REVIEWERS * (reviewers.twice > 0))
+    return tuple(
+        StratumResult(
+            name=stratum.name,
+            size=stratum.size,
+            checked=drawn.checked,
+            wrong=wrong,
+            open=unclear,
+            rate=wrong / (drawn.checked - unclear) if drawn.checked > unclear else None,
+            low=_low(wrong, drawn, risk, reviewers) / stratum.size,
+            high=_high(wrong + unclear, drawn, risk, reviewers) / stratum.size,
+            p=float(p),
+            worse=len(plan.strata) > 1 and bool(p <= for_tests),
         )
-    return tuple(found)
+        for (stratum, drawn, wrong, unclear), p in zip(tallies, holm(chances), strict=True)
+    )
 
 
 def _objects(

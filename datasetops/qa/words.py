@@ -5,7 +5,7 @@ from __future__ import annotations
 from datasetops.audits.sampling.bounds import clopper_pearson
 from datasetops.audits.sampling.plan import FOR_REVIEWERS
 from datasetops.qa.plan import QaPlan
-from datasetops.qa.result import QaResult
+from datasetops.qa.result import Coefficient, QaResult
 
 
 def explain_plan(plan: QaPlan) -> list[str]:
@@ -34,7 +34,8 @@ def explain_plan(plan: QaPlan) -> list[str]:
     if plan.per:
         small = sum(stratum.size < max(s.floor for s in plan.strata) for stratum in plan.strata)
         lines.append(
-            f"{len(plan.strata):,} strata by {' and '.join(plan.per)} are judged one by one as well, with Holm's correction."
+            f"{len(plan.strata):,} strata by {' and '.join(plan.per)} are judged one by one as well, with Holm's correction: "
+            "half the risk of a false rejection goes to them, half to the whole."
             + (f" {small:,} of them have fewer items than the floor, and are checked whole." if small else "")
         )
         lonely = sum(stratum.size == 1 for stratum in plan.strata)
@@ -113,9 +114,13 @@ def explain_result(plan: QaPlan, result: QaResult) -> list[str]:
             "end allows for what they miss."
         )
     if who.twice:
-        kappa = "" if who.kappa is None else f", kappa {who.kappa:.2f}"
+        agree = "".join(
+            f"; {name} {_with_interval(found)}"
+            for name, found in (("Krippendorff's alpha", who.alpha), ("Fleiss' kappa", who.kappa))
+            if found is not None
+        )
         lines.append(
-            f"{who.twice} items were reviewed twice: {who.disagree} times the two disagreed{kappa}; the lower end allows for "
+            f"{who.twice} items were reviewed twice, {who.disagree} of them not alike{agree}. The lower end allows for "
             f"false alarms of up to {who.false_alarms:.1%}."
         )
     if not who.planted and not who.twice:
@@ -138,6 +143,12 @@ def explain_result(plan: QaPlan, result: QaResult) -> list[str]:
     if result.attempt > 1:
         lines.append(f"This was attempt {result.attempt} on this lot.")
     return lines
+
+
+def _with_interval(found: Coefficient) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.value:.2f}"
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _percent(share: float) -> str:
