@@ -1,9 +1,13 @@
 """Which classes of an image are probably missing or wrong, where several may hold: each class against the rest.
 
-Out-of-sample probabilities are the mean, in log odds, of two views that err differently: least squares on the image's
+Out-of-sample probabilities are the log odds of two views, between their mean and their sum: least squares on the image's
 embedding, as in `probe`; and the same score together with the other classes that the image was given, since classes
 come together, or keep apart. Both by one closed-form solution a fold with a right-hand side a class, and a sigmoid
-(Platt, "Probabilistic outputs for support vector machines", 1999). Ridges are chosen by log loss on the given labels.
+(Platt, "Probabilistic outputs for support vector machines", 1999). What is chosen is chosen by log loss on the given labels.
+
+Labels are flagged, the worst first, as long as at most half as many would be there without a single error. Probabilities
+that were fitted to wrong labels foretell too many of them; medians of the scores, and their spread, hardly feel a few.
+What cleanlab's rule flags besides stays a finding of severity low: where classes are hard to tell, one in seven is right.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from datasetops.errors import FormatError
 Floats: TypeAlias = npt.NDArray[np.float32]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[np.int64]
+_Real: TypeAlias = npt.NDArray[Any]  # of either precision
 # (rows of one fold, ridges) → for each ridge their scores (rows, K), learned from all other rows
 _Solver: TypeAlias = Callable[[Ints, Sequence[float]], list[Floats]]
 
@@ -40,8 +45,10 @@ _COMPANY: Final = 100  # classes, the commonest, that tell something of the othe
 _TRIAL_ROWS: Final = 2_000  # a ridge is chosen on the first folds that hold so many images together
 _SIGMOID_ROWS: Final = 50_000
 _FORGET: Final = 0.8  # cleanlab's weight of an image's worse scores over its better ones
-_SURE: Final = 0.05  # score up to which a flag may be of severity high,
-_ANYWAY: Final = 0.5  # if at most so many of those as low would be there without a single error
+_ANYWAY: Final = 0.5  # share of the flags that may be expected without a single error
+_ROBUST_ANYWAY: Final = 0.1  # by bell curves, whose tails are too short; also added, so that a few errors suffice
+_SURE, _SURE_ANYWAY = 0.05, 0.25  # score up to which a flag may be of severity high, and their share
+_TELLING: Final = 10  # images with a class, and without it: of fewer the median and the spread are chance
 _DOUBTFUL: Final = 0.25
 _SHOWN: Final = 20
 
@@ -49,46 +56,80 @@ _SHOWN: Final = 20
 @dataclass(frozen=True)
 class MultilabelJudgement:
     """`score` (N, K) of each class of each image, whether it was given or not; `image` (N,) of them all; both in [0, 1],
-    1 = clean. `flagged` (N, K). Flags with a score up to `sure` are more than chance brings."""
+    1 = clean. `flagged` (N, K); all with a score up to `sure` are, and they may be of severity high. `doubtful` (N, K) are
+    others that may be worth a look."""
 
     score: Floats
     image: Floats
     flagged: Bools
+    doubtful: Bools
     sure: float
 
 
 def judge_multilabel(held: Bools, probabilities: Floats, *, jobs: int = 1) -> MultilabelJudgement:
-    """Score and flag given and missing classes as cleanlab's multi-label functions do.
+    """Score given and missing classes as cleanlab's multi-label functions do, and flag those that chance does not bring;
+    doubtful are the others that its prune-by-class rule names, each class taken as a problem of two.
 
     held (N, K): whether an image was given a class; probabilities (N, K) in [0, 1], out of sample, rows of any sum. The
-    score is the probability of what was said; an image's is the exponential moving average of its own, best first. A
-    class is a problem of two classes, with cleanlab's prune-by-class rule. Thyagarajan et al., "Identifying incorrect
-    annotations in multi-label classification data" (2023).
+    score is the probability of what was said; an image's is the exponential moving average of its own, best first
+    (Thyagarajan et al., "Identifying incorrect annotations in multi-label classification data", 2023).
     """
     score = np.where(held, probabilities, 1 - probabilities)
     ordered = -np.sort(-score, axis=1)
     image = ordered[:, 0].copy() if held.shape[1] else np.ones(len(held), dtype=np.float32)
     for column in ordered.T[1:]:
         image = _FORGET * column + (1 - _FORGET) * image
-    flagged = np.zeros(held.shape, dtype=bool)
-    for k in range(held.shape[1]):
-        if held[:, k].any() and not held[:, k].all():
-            pair = np.stack([1 - probabilities[:, k], probabilities[:, k]], axis=1)
-            flagged[:, k] = find_label_issues(held[:, k].astype(np.int64), pair, filter_by="prune_by_class", jobs=jobs)
-    return MultilabelJudgement(score, image, flagged & (score < 0.5), _sure_up_to(score, probabilities))
+    flagged = score <= _up_to(score, 0.5, _ANYWAY)
+    count = held.sum(axis=0)
+    telling = np.flatnonzero((count >= _TELLING) & (len(held) - count >= _TELLING))
+    if len(telling):
+        robust = _robust_score(held[:, telling], probabilities[:, telling])
+        flagged[:, telling] |= robust <= _up_to(robust, 0.5, _ROBUST_ANYWAY, added=_ROBUST_ANYWAY)
+    pruned = np.zeros(held.shape, dtype=bool)
+    for k in np.flatnonzero((count > 0) & (count < len(held))):
+        pair = np.stack([1 - probabilities[:, k], probabilities[:, k]], axis=1)
+        pruned[:, k] = find_label_issues(held[:, k].astype(np.int64), pair, filter_by="prune_by_class", jobs=jobs)
+    doubtful = pruned & (score < 0.5) & ~flagged
+    return MultilabelJudgement(score, image, flagged, doubtful, _up_to(score, _SURE, _SURE_ANYWAY))
 
 
-def _sure_up_to(score: Floats, probabilities: Floats) -> float:
-    """The score up to which more labels contradict the probabilities than these foretell themselves; −1 for none.
+def _up_to(score: Floats, limit: float, anyway: float, added: float = 1.0) -> float:
+    """The largest score, at most `limit`, up to which what the scores foretell, and `added`, is at most the share
+    `anyway` of the labels that are there; −1 for none.
 
-    Of a thousand labels that are 99 % probable ten are others, and none of these need be wrong. Where labels are wrong
-    the probabilities, which were learned from them, foretell too many: the share of true errors is rather higher.
+    Of a thousand labels that are 99 % probable ten are others, and none of these need be wrong. One is added so that
+    the share holds of few labels too (Barber and Candès, Annals of Statistics 43, 2015).
     """
     found = np.sort(score, axis=None).astype(np.float64)
-    unlikely = np.sort(np.minimum(probabilities, 1 - probabilities), axis=None).astype(np.float64)
+    unlikely = np.sort(np.minimum(score, 1 - score), axis=None).astype(np.float64)
     foretold = np.append(0.0, np.cumsum(unlikely))[np.searchsorted(unlikely, found, side="right")]
-    good = (foretold + 1 <= _ANYWAY * np.arange(1, len(found) + 1)) & (found <= _SURE)
+    good = (foretold + added <= anyway * np.arange(1, len(found) + 1)) & (found <= limit)
     return float(found[np.flatnonzero(good)[-1]]) if good.any() else -1.0
+
+
+def _robust_score(held: Bools, probabilities: Floats) -> Floats:
+    """The probability of what was said (N, K), by two bell curves a class that a few wrong labels hardly move.
+
+    They lie over the log odds of the images that were given the class and of those that were not, each around its
+    median; both have one width, by the median deviation of the given or of the others, whichever is wider, and never
+    less than that of all classes.
+    """
+    p = np.clip(probabilities, 1e-6, 1 - 1e-6)
+    odds = np.log(p / (1 - p))
+    count = held.sum(axis=0)
+    middles, width = [], np.full(held.shape[1], 1e-3)
+    for side, number in ((held, count), (~held, len(held) - count)):
+        alone = np.where(side, odds, np.nan)
+        middle = np.nanmedian(alone, axis=0)
+        # A median lies nearer to its own images than to others: as for a variance, one of them does not count.
+        deviation = np.abs(alone - middle) * np.sqrt(number / (number - 1))
+        width = np.maximum(width, np.maximum(np.nanmedian(deviation, axis=0), np.nanmedian(deviation)))
+        middles.append(middle)
+    width *= 1.4826  # from a median deviation to a standard deviation
+    slope = np.maximum(middles[0] - middles[1], 0) / width**2
+    robust = slope * (odds - (middles[0] + middles[1]) / 2) + np.log((count + 1) / (len(held) - count + 1))
+    score: Floats = 1 / (1 + np.exp(np.clip(np.where(held, -robust, robust), -80, 80)))
+    return score
 
 
 def multilabel_probabilities(
@@ -116,27 +157,37 @@ def multilabel_probabilities(
     features, ridges = (kernel_features(z, landmarks, seed), _RIDGES) if landmarks else (z, _FLAT_RIDGES)
     scores = _out_of_fold(_least_squares(features, target), ridges, target, fold)
     company = _out_of_fold(_with_company(scores, target), _COMPANY_RIDGES, target, fold)
-    odds = (_log_odds(scores, target) + _log_odds(company, target)) / 2
+    odds = _between_mean_and_sum(_log_odds(scores, target), _log_odds(company, target), target)
     result[:, judged] = 1 / (1 + np.exp(-odds))
+    return result
+
+
+def _between_mean_and_sum(first: Floats, second: Floats, target: Floats) -> Floats:
+    """Log odds of two views together: their mean where they know the same, their sum where each knows something else."""
+    from scipy.optimize import minimize_scalar
+
+    mean = (first + second) / 2
+    some = slice(None, None, -(-len(mean) // _SIGMOID_ROWS))
+    against = np.where(target[some] > 0, -mean[some], mean[some])
+    found = minimize_scalar(
+        lambda factor: float(np.logaddexp(0, factor * against).mean()), bounds=(1, 2), method="bounded"
+    )
+    result: Floats = (mean * np.float32(found.x)).astype(np.float32)
     return result
 
 
 def _least_squares(x: Floats, target: Floats) -> _Solver:
     from scipy.linalg import cho_factor, cho_solve
 
-    gram, product, sums, counts = x.T @ x, x.T @ target, x.sum(axis=0), target.sum(axis=0)
+    without = _normal_equations(x, target)
 
     def solve(rows: Ints, ridges: Sequence[float]) -> list[Floats]:
-        test, own = x[rows], target[rows]
-        n = len(x) - len(rows)
-        mean, share = (sums - test.sum(axis=0)) / n, (counts - own.sum(axis=0)) / n
-        matrix = gram - test.T @ test - n * np.outer(mean, mean)
-        right = product - test.T @ own - n * np.outer(mean, share)
+        test, share, matrix, right = without(rows)
         answers = []
         for ridge in ridges:
             regular = matrix + ridge * np.eye(len(matrix), dtype=np.float32)
             weights = cho_solve(cho_factor(regular, overwrite_a=True, check_finite=False), right, check_finite=False)
-            answers.append(((test - mean) @ weights + share).astype(np.float32))
+            answers.append((test @ weights + share).astype(np.float32))
         return answers
 
     return solve
@@ -147,29 +198,35 @@ def _with_company(scores: Floats, target: Floats) -> _Solver:
     k = target.shape[1]
     others = np.sort(np.argsort(-target.sum(axis=0), kind="stable")[:_COMPANY])
     x = np.concatenate([scores, target[:, others]], axis=1).astype(np.float64)
-    deviation = np.maximum(x.std(axis=0), 1e-6)
-    x = (x - x.mean(axis=0)) / deviation
-    y = target.astype(np.float64)
-    place = np.full(k, -1)
-    place[others] = np.arange(len(others))
-    gram, product, sums, counts = x.T @ x, x.T @ y, x.sum(axis=0), y.sum(axis=0)
+    x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-6)
+    without = _normal_equations(x, target.astype(np.float64))
 
     def solve(rows: Ints, ridges: Sequence[float]) -> list[Floats]:
-        test, own = x[rows], y[rows]
-        n = len(x) - len(rows)
-        mean, share = (sums - test.sum(axis=0)) / n, (counts - own.sum(axis=0)) / n
-        matrix = gram - test.T @ test - n * np.outer(mean, mean)
-        right = product - test.T @ own - n * np.outer(mean, share)
+        test, share, matrix, right = without(rows)
         answers: list[Floats] = [np.empty((len(rows), k), dtype=np.float32) for _ in ridges]
         for c in range(k):
-            used = np.append(c, k + np.delete(np.arange(len(others)), [] if place[c] < 0 else [place[c]]))
+            used = np.append(c, k + np.flatnonzero(others != c))
             part, side = matrix[np.ix_(used, used)], right[used, c]
             for answer, ridge in zip(answers, ridges, strict=True):
-                weights = np.linalg.solve(part + ridge * np.eye(len(used)), side)
-                answer[:, c] = (test[:, used] - mean[used]) @ weights + share[c]
+                answer[:, c] = test[:, used] @ np.linalg.solve(part + ridge * np.eye(len(used)), side) + share[c]
         return answers
 
     return solve
+
+
+def _normal_equations(x: _Real, target: _Real) -> Callable[[Ints], tuple[_Real, _Real, _Real, _Real]]:
+    """Rows → their features, less the mean of the others; and of those others the share of each class, the scatter of
+    the features, and their products with the classes."""
+    gram, product, sums, counts = x.T @ x, x.T @ target, x.sum(axis=0), target.sum(axis=0)
+
+    def without(rows: Ints) -> tuple[_Real, _Real, _Real, _Real]:
+        test, own = x[rows], target[rows]
+        n = len(x) - len(rows)
+        mean, share = (sums - test.sum(axis=0)) / n, (counts - own.sum(axis=0)) / n
+        matrix = gram - test.T @ test - n * np.outer(mean, mean)
+        return test - mean, share, matrix, product - test.T @ own - n * np.outer(mean, share)
+
+    return without
 
 
 def _out_of_fold(solve: _Solver, ridges: Sequence[float], target: Floats, fold: Ints) -> Floats:
@@ -227,9 +284,11 @@ def multilabel_result(context: AuditContext) -> CheckResult:
     about = SampleFindings(_CHECK, context.samples)
     findings = []
     confusions: dict[str, int] = {}
-    for i, c in np.argwhere(found.flagged).tolist():
+    for i, c in np.argwhere(found.flagged | found.doubtful).tolist():
         name, score, given = known.names[c], float(found.score[i, c]), bool(known.held[i, c])
         severity = "high" if score <= found.sure else "medium" if score <= _DOUBTFUL else "low"
+        if found.doubtful[i, c]:
+            severity = "low"
         text = f"labeled {name}, does not look like it: {score:.0%}"
         if not given:
             text = f"not labeled {name}, looks like it: {1 - score:.0%}"
@@ -245,6 +304,7 @@ def multilabel_result(context: AuditContext) -> CheckResult:
         "items": len(known.at),
         "flagged": int(found.flagged.sum()),
         "flagged images": int(found.flagged.any(axis=1).sum()),
+        "doubtful": int(found.doubtful.sum()),
         "charts": [bars("Flagged classes", commonest), histogram("Score of the images", counts, 0, 1)],
     }
     if known.left_out:
