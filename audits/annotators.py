@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from datasetops.audits.agreement import Estimate, agreement, box_agreement, cohen_kappa, pairwise_agreement
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars, histogram
 from datasetops.audits.crowd import (
     FEW,
@@ -68,9 +68,9 @@ class Annotators:
         rows = answered_rows(context, *KINDS)
         people = rows["actor"].unique()
         if not len(people):
-            return _skipped("no annotation tells which person made it")
+            return skipped("no annotation tells which person made it")
         if len(people) == 1:
-            return _skipped(f"every answer is {people[0]}'s: there is nobody to compare with")
+            return skipped(f"every answer is {people[0]}'s: there is nobody to compare with")
         about = SampleFindings(self.name, context.samples)
         claims, of_class = accepted_rows(context), rows[rows["kind"] == "classification"]
         names, multi = list(context.schema.class_names), context.schema.multi_label
@@ -78,7 +78,7 @@ class Annotators:
         parts = [_Classes(context, about, answers, claims).result()] if len(answers.items) else []
         parts += _boxes(about, rows)
         if not parts:
-            return _skipped(f"there are {len(people)} annotators, but no image was answered by two of them")
+            return skipped(f"there are {len(people)} annotators, but no image was answered by two of them")
         findings = [finding for part in parts for finding in part.findings] + list(_hurried(rows))
         summary: dict[str, Any] = {"annotators": len(people)}
         for part in parts:
@@ -150,12 +150,15 @@ class _Classes:
             if unlike[i]:
                 alone = votes.get(int(label[i]), 0) == 0 and size[i] >= _MANY and sure[i] >= _SURE
                 severity = "high" if alone and reliable else "medium" if sure[i] >= _DOUBTFUL else "low"
-                agree = f"{votes.get(int(best[i]), 0)} of {size[i]} annotators say {name}"
-                text = f"accepted as {given}, but {agree}; the consensus is {name}, {_surely(sure[i])}"
+                agree = f"{votes.get(int(best[i]), 0)} of {size[i]} annotators say {name!r}"
+                text = f"accepted as {given!r}, but {agree}; the consensus is {name!r}, {_surely(sure[i])}"
             else:
                 severity = "low"
-                told = ", ".join(f"{n} {answers.name(i, c)}" for c, n in sorted(votes.items(), key=lambda v: -v[1]))
-                text = f"its class is not settled: {told}; the consensus is {name}, {_surely(sure[i])}"
+                told = ", ".join(
+                    f"{n} of {size[i]} say {answers.name(i, c)!r}"
+                    for c, n in sorted(votes.items(), key=lambda v: -v[1])
+                )
+                text = f"its class is not settled: {told}; the consensus is {name!r}, {_surely(sure[i])}"
             more = {"annotation_id": annotation[i], "given": given, "suggested": name if unlike[i] else None}
             findings.append(self.about.at(int(answers.at[i]), severity, score[i], text, **more))
         scores = pd.DataFrame({"sample_id": self.about.ids[answers.at], "annotation_id": annotation, "score": score})
@@ -182,7 +185,7 @@ class _Classes:
             if one_class[a]:
                 label = self.answers.label(int(of.always[a]))
                 times = f"{of.always_share[a]:.0%} of {n[a]:,} times"
-                text = f"{who} answers {label} {times}; by the others' answers it is {of.always_likely[a]:.0%}"
+                text = f"{who} answers {label!r} {times}; by the others' answers it is {of.always_likely[a]:.0%}"
             elif at_chance[a]:
                 how = "worse than" if of.kappa_high[a] < 0 else "little better than"
                 text = f"{who} answers {how} by chance, kappa {of.kappa[a]:.2f}: {borne_out}"
@@ -197,11 +200,11 @@ class _Classes:
         odd = table.assign(rate=rate, others=others)[(table["p"] < _ERROR_RATE) & (rate - others >= OFTEN)]
         for who, rows in odd.sort_values("rate", ascending=False).groupby("who"):
             told = [
-                f"{row.rate:.0%} of {row.of} {self.answers.label(row.true)} {self.answers.label(row.given)} "
-                f"(others {row.others:.0%})"
+                f"{self.answers.label(row.given)!r} for {row.rate:.0%} of {row.of} images of "
+                f"{self.answers.label(row.true)!r} (others {row.others:.0%})"
                 for row in rows.head(3).itertuples()
             ]
-            text = f"{self.answers.actors[int(who)]} calls {', '.join(told)}"
+            text = f"{self.answers.actors[int(who)]} answers {'; '.join(told)}"
             yield _overall("low", 1 - float(rows["rate"].iloc[0]), text)
 
     def _copies(self) -> Iterator[Finding]:
@@ -218,15 +221,13 @@ class _Classes:
         """Classes that many people do not tell apart, or do not see alike."""
         for name, alpha, images in alpha_by_class(self.answers):
             if images >= FEW and alpha < _UNCLEAR:
-                text = (
-                    f"annotators do not agree on where {name} holds: alpha {alpha:.2f}, {images:,} images were given it"
-                )
+                text = f"annotators do not agree on where {name!r} holds: alpha {alpha:.2f}, {images:,} images were given it"
                 yield _overall("low", alpha, text, given=name)
         for pair in self.pairs if self.answers.of is None else ():
             if pair["many"]:
                 true, given = self.answers.label(pair["class"]), self.answers.label(pair["answered"])
                 text = (
-                    f"{true} is called {given} in {pair['share']:.0%} of {pair['of']:,} answers, by {pair['by']} of "
+                    f"{true!r} is called {given!r} in {pair['share']:.0%} of {pair['of']:,} answers, by {pair['by']} of "
                     f"{pair['annotators']} annotators: does the guide tell them apart?"
                 )
                 severity = "medium" if pair["share"] >= 2 * OFTEN else "low"
@@ -278,7 +279,7 @@ class _Classes:
             bars(
                 "How likely an answer is right, by the others' answers to the same images",
                 {answers.actors[a]: round(float(of.right[a]), 3) for a in worst},
-                note=f"The {len(worst)} lowest of {len(present)} annotators.",
+                note=f"The {len(worst)} lowest of {len(present)} annotators." if len(worst) < len(present) else "",
             ),
             bars("Answers unlike the consensus: class → answer", shown),
             histogram("How sure the consensus is", np.histogram(sure, 20, (0, 1))[0].tolist(), 0, 1),
@@ -389,10 +390,6 @@ def _told(estimate: Estimate) -> str:
 
 def _rounded(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
-
-
-def _skipped(reason: str) -> CheckResult:
-    return CheckResult([], summary={"skipped": reason})
 
 
 def _surely(chance: float) -> str:

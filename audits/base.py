@@ -72,6 +72,11 @@ class CheckResult:
     summary: dict[str, Any] = field(default_factory=dict)  # JSON-able; shown in the report and the audit record
 
 
+def skipped(reason: str) -> CheckResult:
+    """Of a check that the version lacks what it needs for."""
+    return CheckResult([], summary={"skipped": reason})
+
+
 class Check(Protocol):
     """A plugin of the entry-point group `datasetops.checks`."""
 

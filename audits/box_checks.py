@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.box_classes import classes_by_crops
 from datasetops.audits.box_counts import unlike_neighbours
 from datasetops.audits.box_geometry import doubles, outlying, sparse
@@ -44,8 +44,8 @@ class MissingBox:
 
     def run(self, context: AuditContext) -> CheckResult:
         given = box_rows(context)
-        if not given.labeled.any():
-            return _skipped("nothing is boxed")
+        if not len(given.rows):
+            return skipped(given.lack)
         samples = context.samples
         about = SampleFindings(self.name, samples)
         score: Floats = np.ones(len(samples))
@@ -86,16 +86,16 @@ class SwappedBox:
     def run(self, context: AuditContext) -> CheckResult:
         given = box_rows(context)
         if not len(given.rows):
-            return _skipped("nothing is boxed")
+            return skipped(given.lack)
         if len(given.names) < _CLASSES:
-            return _skipped("there is one class only")
+            return skipped("there is one class only")
         if context.detections is None:
             if not context.samples["sha256"].notna().any():
-                return _skipped(_NO_DETECTIONS)
+                return skipped(_NO_DETECTIONS)
             return classes_by_crops(context, given)
         judged = judged_boxes(context)
         if judged is None:
-            return _skipped(_NO_DETECTIONS)
+            return skipped(_NO_DETECTIONS)
         about = SampleFindings(self.name, context.samples)
         scores = judged.scores
         told = (scores.other > scores.own) & (scores.other >= _MORE_LIKELY) & (scores.swapped < 1)
@@ -123,7 +123,7 @@ class MisplacedBox:
     def run(self, context: AuditContext) -> CheckResult:
         given = box_rows(context)
         if not len(given.rows):
-            return _skipped("nothing is boxed")
+            return skipped(given.lack)
         told = RowFindings(self.name, context.samples, given.rows)
         told.add(outlying(given))
         judged = judged_boxes(context)
@@ -145,7 +145,7 @@ class DuplicateBox:
     def run(self, context: AuditContext) -> CheckResult:
         given = box_rows(context)
         if not given.drawn.any():
-            return _skipped("nothing is boxed; outlines are held against each other by the check mask")
+            return skipped("nothing is boxed; outlines are held against each other by the check mask")
         told = RowFindings(self.name, context.samples, given.rows)
         told.add(doubles(given, context.schema))
         scores = told.scores()[given.drawn]
@@ -226,7 +226,3 @@ def _scores(rows: pd.DataFrame, score: Floats) -> pd.DataFrame:
 
 def _histogram(title: str, score: Floats) -> dict[str, Any]:
     return histogram(title, np.histogram(score, bins=20, range=(0, 1))[0].tolist(), 0, 1)
-
-
-def _skipped(reason: str) -> CheckResult:
-    return CheckResult([], summary={"skipped": reason})

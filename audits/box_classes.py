@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.box_rows import BoxRows
 from datasetops.audits.charts import bars, histogram
 from datasetops.audits.crops import crop_probabilities
@@ -24,7 +24,7 @@ def classes_by_crops(context: AuditContext, given: BoxRows) -> CheckResult:
     """Confident learning on out-of-sample probabilities of each box's cut-out; its score is that of the given class."""
     frame = crop_probabilities(context)
     if frame is None:
-        return CheckResult([], summary={"skipped": f"nothing to compare: {context.memo.get('crops', 'no images')}"})
+        return skipped(f"nothing to compare: {context.memo.get('crops', 'no images')}")
     names = frame.columns.tolist()
     probabilities = frame.to_numpy(dtype=np.float64)
     known = np.isfinite(probabilities).all(axis=1)
@@ -32,7 +32,7 @@ def classes_by_crops(context: AuditContext, given: BoxRows) -> CheckResult:
     probabilities = probabilities[known]
     labels = given.boxes.label[at]
     if len(np.unique(labels)) < 2:
-        return CheckResult([], summary={"skipped": "fewer than two classes can be judged"})
+        return skipped("fewer than two classes can be judged")
     found = judge_labels(labels, probabilities / probabilities.sum(axis=1, keepdims=True), jobs=context.jobs)
     about, ids = SampleFindings(_CHECK, context.samples), texts(given.rows["annotation_id"])
     findings = []

@@ -59,9 +59,7 @@ def doubles(given: BoxRows, schema: LabelSchema) -> Iterator[Doubt]:
     twins = pairs[same & (pairs.iou >= _TWIN)]
     for severity, low, high in (("high", _COPY, np.inf), ("medium", _TWIN, _COPY)):
         found = _closest(twins.second, twins.first, twins.iou, low, high)
-        say = told(
-            lambda other, iou: f"nearly the same box as {ids[other]}, of the same class: they share {iou:.0%}", found
-        )
+        say = told(lambda other, iou: f"it shares {iou:.0%} with another box of its class, {ids[other]}", found)
         yield _doubt("drawn twice", given, severity, found, lambda iou: (1 - iou) / (1 - MATCH), say)
 
     mixed = pairs[~same & (pairs.iou >= _TWO_CLASSES)]
@@ -69,7 +67,7 @@ def doubles(given: BoxRows, schema: LabelSchema) -> Iterator[Doubt]:
     found = _closest(mixed.second, mixed.first, mixed.iou, 0, np.inf)
     say = told(
         lambda other, iou: (
-            f"nearly the same box is {given.name(int(label[other]))} too ({ids[other]}): they share {iou:.0%}"
+            f"it shares {iou:.0%} with a box of the class {given.name(int(label[other]))!r}, {ids[other]}"
         ),
         found,
     )
@@ -87,7 +85,7 @@ def doubles(given: BoxRows, schema: LabelSchema) -> Iterator[Doubt]:
         other, share = found[row]
         name = given.name(int(label[row]))
         return (
-            f"{share:.0%} of it lies in the larger box {ids[other]} of the same class; "
+            f"{share:.0%} of it lies in a larger box of its class, {ids[other]}; "
             f"of {total[label[row]]:,} boxes of {name} {nested[label[row]]:,} lie so"
         )
 

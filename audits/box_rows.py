@@ -21,6 +21,7 @@ from datasetops.audits.rowwise import is_crowd
 KINDS: Final = ("box", "polygon", "mask", "keypoints")
 DRAWN: Final = ("box", "keypoints")  # kinds whose box somebody drew: that of an outline follows from the outline
 MOSTLY: Final = 0.5  # share of the samples with annotations from which one without has been looked at
+_AREAS: Final = 2  # masks an image on average from which it is no chance that there never are two of a class
 _ENOUGH: Final = 30  # boxes that detections name, below which it is open whether they know the classes
 
 
@@ -30,6 +31,7 @@ class BoxRows:
 
     `boxes.image` is the row of the sample, `boxes.label` the number of the class in `names`; `sides` (N, 2) are width
     and height of the image, NaN where they are not known. `labeled` (samples,) have annotations of any kind with a place.
+    `areas`: there are masks of areas, which are left out.
     """
 
     rows: pd.DataFrame
@@ -38,6 +40,13 @@ class BoxRows:
     crowd: Flags
     sides: Floats
     labeled: Flags
+    areas: bool
+
+    @property
+    def lack(self) -> str:
+        """Why there are no rows."""
+        more = "; masks of one area a class, such as road or sky, are no single objects" if self.areas else ""
+        return f"nothing is boxed{more}"
 
     @cached_property
     def drawn(self) -> Flags:
@@ -100,13 +109,23 @@ def _box_rows(context: AuditContext) -> BoxRows:
     corners[unplaced] = _outer(rows["geometry"].iloc[unplaced])
     placed = np.isfinite(corners).all(axis=1) & (owner >= 0)
     kept = np.flatnonzero(placed & (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1]))
+    areas = _areas(rows, owner)
+    kept = kept[~areas[kept]]
     kept = kept[np.argsort(owner[kept], kind="stable")]
     rows = rows.iloc[kept].reset_index(drop=True)
     names = list(context.schema.class_names)
     names += sorted(set(rows["label"].dropna()) - set(names))
     boxes = Boxes(owner[kept], positions(rows["label"], names), corners[kept])
     sides = samples[["width", "height"]].to_numpy(dtype=np.float64)[boxes.image]
-    return BoxRows(rows, boxes, names, is_crowd(rows), sides, labeled)
+    return BoxRows(rows, boxes, names, is_crowd(rows), sides, labeled, bool(areas.any()))
+
+
+def _areas(rows: pd.DataFrame, owner: Ints) -> Flags:
+    """Which annotations (N,) are masks of one area a class, such as road and sky, and no single objects."""
+    masks = (rows["kind"] == "mask").to_numpy() & ~is_crowd(rows)
+    images = len(np.unique(owner[masks]))
+    one_a_class = not rows.loc[masks].duplicated(["sample_id", "label"]).any()
+    return masks & (one_a_class and int(masks.sum()) >= _AREAS * images)
 
 
 def _outer(geometry: pd.Series[Any]) -> Floats:

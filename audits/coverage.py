@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars, grid
 from datasetops.records import SAMPLES, Finding, canonical_json
 from datasetops.schema import LabelSchema
@@ -79,7 +79,7 @@ class Coverage:
     def run(self, context: AuditContext) -> CheckResult:
         keys = list(_keys(context.samples, context.schema))
         if not keys:
-            return CheckResult([], summary={"skipped": "the schema names no slices"})
+            return skipped("the schema names no slices")
         findings: list[Finding] = []
         table: list[dict[str, Any]] = []
         charts = []

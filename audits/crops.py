@@ -45,7 +45,7 @@ def crop_probabilities(
     """
     given = box_rows(context)
     if not len(given.rows):
-        context.memo["crops"] = "nothing is boxed"
+        context.memo["crops"] = given.lack
         return None
     names = list(context.schema.class_names)
     readable = context.samples["sha256"].notna().to_numpy()

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from datasetops.audits.agreement import pairwise_agreement
 from datasetops.audits.base import AuditContext
 from datasetops.audits.dawid_skene import DawidSkene
+from datasetops.audits.decision import REVIEW
 from datasetops.audits.multiple_tests import holm
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -35,13 +36,14 @@ Z: Final = 1.96  # of a 95 % interval
 
 
 def answered_rows(context: AuditContext, *kinds: str) -> pd.DataFrame:
-    """Annotations of known people, votes or not: the newest answer of each to each sample.
+    """Annotations of known people, votes or not: the newest answer of each to each sample, without mends of a review.
 
     Columns of records.ANNOTATIONS, `at` (row number of the sample), `answer_id` and `batch` ("" where not told), and
     `voice`, a number for each sample and annotator.
     """
     several = pd.concat([context.votes, context.annotations], ignore_index=True)
     known = several["actor"].notna() & several["source"].isin(("human", "import")) & several["kind"].isin(kinds)
+    known &= answer_field(several["answer"], "tool") != REVIEW  # who mended a label did not answer the whole image
     rows = several[known]
     place = pd.Index(context.samples["sample_id"]).get_indexer(pd.Index(rows["sample_id"]))
     rows = rows.assign(

@@ -50,7 +50,7 @@ def plan_detector(context: AuditContext) -> Plan | str:
     """A reason where there is too little to learn from."""
     given = box_rows(context)
     if not len(given.rows):
-        return "nothing is boxed"
+        return given.lack
     readable = context.samples["sha256"].notna().to_numpy()
     if not readable.any():
         return "there are no images at hand"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars, scatter
 from datasetops.audits.coverage import attributes
 from datasetops.audits.label_probabilities import grouped_with_copies
@@ -32,6 +32,7 @@ from datasetops.records import Finding
 Vectors: TypeAlias = npt.NDArray[np.float32]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 ALPHA: Final = 0.01  # chance of a false alarm about the images, about any of the keys, and about any of the classes
 _NEXT_TO_CERTAIN: Final = 0.001
@@ -77,10 +78,10 @@ class Drift:
 
     def run(self, context: AuditContext) -> CheckResult:
         if context.baseline is None:
-            return CheckResult([], summary={"skipped": "nothing to compare with is named (--against)"})
+            return skipped("nothing to compare with is named (--against)")
         before, now, compared = sides(context)
         if min(len(before.samples), len(now.samples)) < _FEWEST:
-            return CheckResult([], summary={"skipped": f"{compared}; fewer than {_FEWEST} on one side"})
+            return skipped(_too_few(context, compared))
         summary: dict[str, Any] = {"compared": compared, "charts": []}
         scores = CheckResult([]).scores
         findings: list[Finding] = []
@@ -107,10 +108,7 @@ def sides(context: AuditContext) -> tuple[Side, Side, str]:
     if context.baseline is None:
         raise ValueError("baseline: expected one")
     base = context.baseline
-    keys = [
-        samples["sha256"].fillna(samples["sample_id"]).astype(object) for samples in (base.samples, context.samples)
-    ]
-    gone, added = (~keys[0].isin(keys[1])).to_numpy(), (~keys[1].isin(keys[0])).to_numpy()
+    gone, added = _alone(base.samples, context.samples)
     rows: list[Ints] = [np.arange(len(gone)), np.arange(len(added))]
     shared = int((~added).sum())
     text = f"{len(added):,} samples with {len(gone):,} of {base.name}"
@@ -124,6 +122,30 @@ def sides(context: AuditContext) -> tuple[Side, Side, str]:
         text = f"{len(added):,} samples with {len(rows[0]):,} of {base.name} that are gone ({shared:,} are in both)"
     before = _side(base.name, base.samples, base.annotations, base.embeddings, rows[0])
     return before, _side("now", context.samples, context.annotations, context.embeddings, rows[1]), text
+
+
+def _alone(before: pd.DataFrame, now: pd.DataFrame) -> tuple[Bools, Bools]:
+    """Which samples of each side the other does not have."""
+    keys = [samples["sha256"].fillna(samples["sample_id"]).astype(object) for samples in (before, now)]
+    return (~keys[0].isin(keys[1])).to_numpy(), (~keys[1].isin(keys[0])).to_numpy()
+
+
+def _too_few(context: AuditContext, compared: str) -> str:
+    """Why nothing is compared."""
+    base = context.baseline
+    if base is None:
+        raise ValueError("baseline: expected one")
+    gone, added = _alone(base.samples, context.samples)
+    shared = int((~added).sum())
+    if not shared:
+        return f"{compared}: {_FEWEST} on each side are needed"
+    reason = (
+        f"drift is measured on samples that only one side has: {int(added.sum()):,} are not in {base.name}, "
+        f"{int(gone.sum()):,} of its samples are not here, and {_FEWEST} of either are needed"
+    )
+    # a version's name is a word; that of a folder or table ends with a digest in brackets
+    hint = "" if base.name.endswith(")") else f"; what changed in the {shared:,} that both have: dsops diff {base.name}"
+    return reason + hint
 
 
 def _side(
@@ -299,7 +321,12 @@ def _keys(before: Side, now: Side, seed: int) -> tuple[list[_Key], list[str]]:
 def _key_chart(key: _Key, baseline: str) -> dict[str, Any]:
     return bars(
         f"Shares by {key.name}",
-        _shares(key.values, key.before / key.before.sum(), key.now / key.now.sum(), baseline),
+        _shares(
+            [name.removeprefix(f"{key.name} = ") for name in key.values],
+            key.before / key.before.sum(),
+            key.now / key.now.sum(),
+            baseline,
+        ),
         note=f"Population stability index {key.index:.3f}; {key.expected:.3f} is expected by chance.",
         beside=True,
     )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import histogram
 from datasetops.audits.near import near_pairs
 from datasetops.audits.samplewise import SampleFindings, sample_scores
@@ -65,14 +65,21 @@ class Comparison:
     conflict: str
 
 
-def labels_of(context: AuditContext, rows: Ints, *, geometry: bool) -> Labels:
+def labels_of(context: AuditContext, rows: Ints, *, regions: bool) -> Labels:
     """Labels of the samples at `rows`; the others have none.
 
-    `geometry`: whether the digests tell boxes and outlines at other places apart, or only classes and numbers.
+    `regions`: boxes, outlines and texts with their places count too. Without, only classes of whole images do: another
+    shot of a scene has other boxes. Of several people's answers to one image the commonest counts, of a tie none.
     """
-    place = pd.Index(context.samples["sample_id"].iloc[rows]).get_indexer(pd.Index(context.annotations["sample_id"]))
-    annotations, owner = context.annotations[place >= 0], rows[place[place >= 0]]
-    columns = annotations[["kind", "label", *(_GEOMETRY if geometry else [])]].astype(object)
+    annotations = context.annotations
+    if not regions:
+        annotations = annotations[annotations["kind"] == "classification"]
+    place = pd.Index(context.samples["sample_id"].iloc[rows]).get_indexer(pd.Index(annotations["sample_id"]))
+    annotations, owner = annotations[place >= 0], rows[place[place >= 0]]
+    if not context.schema.multi_label:
+        kept = _one_answer_each(annotations, owner)
+        annotations, owner = annotations[kept], owner[kept]
+    columns = annotations[["kind", "label", *(_GEOMETRY if regions else [])]].astype(object)
     hashes = pd.util.hash_pandas_object(columns, index=False).to_numpy(dtype=np.uint64)
     digests = np.zeros(len(context.samples), dtype=np.uint64)
     np.add.at(digests, owner, hashes)  # a sum does not depend on the order
@@ -87,6 +94,24 @@ def labels_of(context: AuditContext, rows: Ints, *, geometry: bool) -> Labels:
     return Labels(texts, digests)
 
 
+def _one_answer_each(annotations: pd.DataFrame, owner: Ints) -> npt.NDArray[np.bool_]:
+    """Which annotations (N,) to keep so that no image, numbered in `owner`, has several classes of several people."""
+    kept = np.ones(len(annotations), dtype=bool)
+    answers = annotations.reset_index(drop=True).assign(owner=owner)[["owner", "kind", "label", "actor"]]
+    answers = answers[(answers["kind"] == "classification") & answers["label"].notna()]
+    answers = answers[answers.groupby("owner")["actor"].transform("nunique") > 1]
+    if not len(answers):
+        return kept
+    given = answers.value_counts(["owner", "label"], sort=False).reset_index(name="n")
+    given["tied"] = given.groupby(["owner", "n"])["label"].transform("size") > 1
+    best = given.sort_values(["owner", "n"]).drop_duplicates("owner", keep="last")
+    commonest = best[~best["tied"]].set_index("owner")["label"]
+    kept[answers.index] = False
+    chosen = answers[answers["label"] == answers["owner"].map(commonest)].drop_duplicates("owner")
+    kept[chosen.index] = True
+    return kept
+
+
 class ExactDuplicate:
     name = "exact_duplicate"
     title = "byte-identical images, and those of them that are labeled differently"
@@ -97,10 +122,10 @@ class ExactDuplicate:
         samples = context.samples
         known = samples["sha256"].notna().to_numpy(copy=True)
         if not known.any():
-            return CheckResult([], summary={"skipped": "no image was at hand when the version was ingested"})
+            return skipped("no image was at hand when the version was ingested")
         groups = exact_groups(samples["sha256"])
         copied = np.concatenate([*groups, np.empty(0, np.int64)])
-        labels = labels_of(context, copied, geometry=True)
+        labels = labels_of(context, copied, regions=True)
         about = SampleFindings(self.name, samples)
         findings = []
         conflicts = 0
@@ -130,9 +155,9 @@ class NearDuplicate:
         samples = context.samples
         known = samples["sha256"].notna().to_numpy(copy=True)
         if not known.any():
-            return CheckResult([], summary={"skipped": "no image is at hand"})
+            return skipped("no image is at hand")
         pairs = near_pairs(context)
-        labels = labels_of(context, np.unique(pairs.indices), geometry=False)
+        labels = labels_of(context, np.unique(pairs.indices), regions=False)
         about = SampleFindings(self.name, samples)
         similarity = np.zeros(len(samples))
         findings = []

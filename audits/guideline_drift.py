@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars
 from datasetops.audits.crowd import FEW, answered_rows, class_codes
 from datasetops.audits.multiple_tests import holm
@@ -51,7 +51,7 @@ class GuidelineDrift:
         rows = answered_rows(context, *KINDS)
         rows = rows[rows["label"].isin(names)]
         if not len(rows):
-            return CheckResult([], summary={"skipped": "no annotation tells which person made it"})
+            return skipped("no annotation tells which person made it")
         rows = rows.assign(voice=np.unique(rows["voice"], return_inverse=True)[1])  # without gaps
         use = class_use(rows, names)
         medians = median_sizes(rows, names)
@@ -66,7 +66,7 @@ class GuidelineDrift:
             reasons["time"] = "answers in a row are mostly of one class: the images came sorted"
         passed_over = "; ".join(f"{what}: {why}" for what, why in reasons.items() if why)
         if all(reasons.values()):
-            return CheckResult([], summary={"skipped": passed_over})
+            return skipped(passed_over)
         people = _Groups(True, use.who, use.batch, use.actors, use)
         batches = _Groups(False, use.batch, np.zeros_like(use.batch), use.batches, use)
         findings: list[Finding] = []

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars
 from datasetops.audits.perceptual import in_threads
 from datasetops.audits.samplewise import SampleFindings, sample_scores
@@ -55,7 +55,7 @@ class ImageQuality:
         known = samples["sha256"].notna().to_numpy()
         rows = np.flatnonzero(known)
         if not len(rows):
-            return CheckResult([], summary={"skipped": "no image is at hand"})
+            return skipped("no image is at hand")
         about = SampleFindings(self.name, samples)
         measures, unreadable = _measured(context, rows)
         findings = [about.at(row, "high", 0.0, f"unreadable: {why}") for row, why in unreadable.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars
 from datasetops.audits.geometries import batches
 from datasetops.audits.poses import FEWEST_POSES, limb_deviations, mirror_pairs, swapped_sides
@@ -62,7 +63,7 @@ class Keypoints:
         given = context.annotations
         given = given[(given["kind"] == "keypoints") | given["geometry"].str.contains('"keypoints"', na=False)]
         if task is None or not len(given):
-            return CheckResult([], summary={"skipped": "there are no keypoints" if task else "no task has keypoints"})
+            return skipped("there are no keypoints" if task else "no task has keypoints")
         rows = with_sizes(given, context.samples)
         told = RowFindings(self.name, context.samples, rows)
         instances, faults = read_instances(rows, len(task.keypoints))
@@ -182,11 +183,16 @@ def _swapped(doubts: _Doubts, poses: Floats, task: Task, pairs: list[tuple[int, 
     def told(number: int) -> str:
         pair = int(swaps.pair[number])
         what = "left and right" if pair < 0 else " and ".join(task.keypoints[point] for point in pairs[pair])
-        return f"{what} look swapped: the pose would be e^{swaps.gain[number]:.0f} times as probable"
+        return f"{what} look swapped: the pose would be {_times(swaps.gain[number])} as probable"
 
     severity = graded(swaps.gain, _SURELY_SWAPPED, np.inf)
     score = 0.5 * _SWAPPED / np.maximum(swaps.gain, _SWAPPED)
     return doubts.of("swapped sides", swaps.gain > _SWAPPED, severity, score, told)
+
+
+def _times(gain: float) -> str:
+    """e to the power of `gain`, in words."""
+    return f"about {float(f'{math.exp(gain):.1g}'):,.0f} times" if gain < math.log(1e6) else "over a million times"
 
 
 def normalised(places: Floats, boxes: Floats) -> Floats:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars, histogram
 from datasetops.audits.confident import estimate_errors, find_label_issues, self_confidence
 from datasetops.audits.label_probabilities import label_probabilities
@@ -19,6 +19,7 @@ from datasetops.records import Finding
 
 _SURE = 0.05  # given-label probability below which a flag is severity high if the suggestion is as sure
 _DOUBTFUL = 0.25
+_LIKELIER = 0.5  # than not: the suggestion of a flag that is worth more than a low one
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class LabelNoise:
             return multilabel_result(context)
         known = label_probabilities(context)
         if known.skipped:
-            return CheckResult([], summary={"skipped": known.skipped})
+            return skipped(known.skipped)
         rows, labels, probabilities, names = known.rows, known.labels, known.probabilities, list(known.names)
         summary = dict(known.summary)
         found = judge_labels(labels, probabilities, jobs=context.jobs)
@@ -95,7 +96,9 @@ class LabelNoise:
 def _finding(row: Any, sample: Any, names: list[str], label: int, found: Judgement, i: int) -> Finding:
     score, sure = float(found.score[i]), float(found.confidence[i])
     given, suggested = names[label], names[found.suggested[i]]
-    severity = "high" if score <= _SURE and sure >= 1 - _DOUBTFUL else "medium" if score <= _DOUBTFUL else "low"
+    severity = "low"
+    if score <= _DOUBTFUL and sure >= _LIKELIER:
+        severity = "high" if score <= _SURE and sure >= 1 - _DOUBTFUL else "medium"
     return Finding(
         check=LabelNoise.name,
         severity=severity,

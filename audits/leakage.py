@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars
 from datasetops.audits.duplicates import SHOWN, exact_groups
 from datasetops.audits.near import near_pairs
@@ -38,7 +38,7 @@ class Leakage:
     def run(self, context: AuditContext) -> CheckResult:
         samples = context.samples
         if samples["split"].nunique() < 2:
-            return CheckResult([], summary={"skipped": "there are fewer than two splits"})
+            return skipped("there are fewer than two splits")
         order = evaluation_order(samples["split"])
         about = SampleFindings(self.name, samples)
         groups = samples["group"].astype(object).to_numpy()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars
 from datasetops.audits.outline_faults import outline_faults
 from datasetops.audits.outlines import measure_outlines
@@ -31,7 +31,7 @@ class Masks:
         given = context.annotations
         drawn = given["kind"].isin(["polygon", "mask"]) | given["geometry"].str.contains('"(?:polygons|rle)"', na=False)
         if not drawn.any():
-            return CheckResult([], summary={"skipped": "there are no polygons and no masks"})
+            return skipped("there are no polygons and no masks")
         # Boxes too, since an image's mask of a class may contradict them.
         rows = with_sizes(given[drawn | (given["kind"] == "box")], context.samples)
         rows = pd.concat([rows, measure_outlines(rows)], axis=1)
@@ -40,7 +40,7 @@ class Masks:
         told.add(repeated(rows))
         told.add(against_class_masks(rows))
         summary: dict[str, Any] = {"outlines": int(drawn.sum())} | told.summary()
-        summary["charts"] = [bars("Doubts about polygons and masks", told.counts)]
+        summary["charts"] = [bars("Doubts about polygons and masks", told.counts)] if told.counts else []
         findings, scores = told.findings(), [told.scores()]
         maps = LabelMaps(rows, context.samples, context.schema.class_names)
         model = _pixel_model(context, maps)

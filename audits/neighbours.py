@@ -248,7 +248,7 @@ class _Best:
 def _compare_all(points: _Points, best: _Best, progress: Progress) -> None:
     spans = list(_spans(len(points), _BLOCK))
     tiles = [(i, j) for i in range(len(spans)) for j in range(i, len(spans))]
-    for i, j in progress(tiles, len(tiles), "comparing all vectors"):
+    for i, j in progress(tiles, len(tiles), "Comparing all vectors"):
         if i == j:
             rows = points.take(spans[i])
         similarity = points.similarity(rows, rows if i == j else points.take(spans[j]))
@@ -267,7 +267,7 @@ def _compare_lists(points: _Points, best: _Best, sampled: int, rng: np.random.Ge
     order = np.argsort(home, kind="stable")  # rows of one list probe much the same lists
     members = np.split(order, np.cumsum(np.bincount(home, minlength=len(centroids)))[:-1])
     starts = range(0, n, _QUERIES)
-    for start in progress(starts, len(starts), "comparing vectors with those of near lists"):
+    for start in progress(starts, len(starts), "Comparing vectors with those of near lists"):
         rows = points.take(order[start : start + _QUERIES])
         probed = _nearest_lists(reduced[rows.ids], centroids, probes).ravel()
         by_list = np.argsort(probed, kind="stable")
@@ -293,7 +293,7 @@ def _probes(
     rows = points.take(sample)
     truth = _Best(len(points), sampled, -np.inf)
     spans = list(_spans(len(points), _BLOCK))
-    for others in progress(spans, len(spans), "measuring recall"):
+    for others in progress(spans, len(spans), "Measuring recall"):
         truth.offer(sample, others, points.similarity(rows, points.take(others)))
     nearness = _nearness(reduced[sample], centroids)
     neighbours = truth.ids[sample]
@@ -320,7 +320,7 @@ def _k_means(rows: Floats, number: int, rng: np.random.Generator, progress: Prog
     """`number` centroids (number, D), by Lloyd's rounds on a sample."""
     sample = rows[rng.permutation(len(rows))[: number * _PER_LIST]]
     centroids = sample[:number].copy()
-    for _ in progress(range(_ROUNDS), _ROUNDS, "making lists"):
+    for _ in progress(range(_ROUNDS), _ROUNDS, "Making lists"):
         home = _nearest_lists(sample, centroids, 1)[:, 0]
         count = np.bincount(home, minlength=number)
         filled = np.flatnonzero(count)

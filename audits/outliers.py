@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import histogram
 from datasetops.audits.neighbours import nearest
 from datasetops.audits.samplewise import SampleFindings, sample_scores
@@ -32,12 +32,12 @@ class Outlier:
     def run(self, context: AuditContext) -> CheckResult:
         samples = context.samples
         if int(samples["sha256"].notna().sum()) < _FEWEST:
-            return CheckResult([], summary={"skipped": f"fewer than {_FEWEST} images at hand"})
+            return skipped(f"fewer than {_FEWEST} images at hand")
         vectors = projected(context.embeddings(), context.seed)
         usable = np.asarray(np.isfinite(vectors).all(axis=1))
         rows = np.flatnonzero(usable)
         if len(rows) < _FEWEST:
-            return CheckResult([], summary={"skipped": f"fewer than {_FEWEST} readable images"})
+            return skipped(f"fewer than {_FEWEST} readable images")
         found = nearest(
             vectors[rows],
             _NEIGHBOURS,

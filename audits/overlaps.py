@@ -63,7 +63,9 @@ def repeated(rows: pd.DataFrame) -> Iterator[Doubt]:
         shared > 0,
         graded(shared, SAME, _COPY),
         1 - shared,
-        lambda row: f"it shares {shared[row]:.1%} of its pixels with {ids[found[row][1]]}, of the same class",
+        lambda row: (
+            f"it shares {shared[row]:.1%} of its pixels with another outline of its class, {ids[found[row][1]]}"
+        ),
     )
 
 

@@ -86,7 +86,7 @@ def judge_pixels(
     histogram = np.zeros((len(names), BINS), np.int64)
     found: list[tuple[int, Region]] = []
     images = labeled = judged = 0
-    for sample in context.progress(maps.samples, len(maps.samples), "judging pixels"):
+    for sample in context.progress(maps.samples, len(maps.samples), "Judging pixels"):
         labels = maps.paint(sample)
         bands = model.bands(ids[sample], *labels.classes.shape)
         if bands is None:
@@ -153,7 +153,7 @@ def _finding(
     score = 1 - sure * min(1.0, region.depth / _VERY_LARGE)
     chances = f"{region.sure:.0%} against {region.given:.0%}"
     if region.owner < 0:
-        text = f"{region.area} pixels have no label and look like {suggested}: {region.sure:.0%}"
+        text = f"{region.area:,} pixels have no label and look like {suggested}: {region.sure:.0%}"
         return about.at(sample, severity, score, text, suggested=suggested, box=region.box)
     place = ", ".join(f"{side:.0f}" for side in region.box)
     text = f"{region.area / areas[region.owner]:.0%} of the pixels, around ({place}), look like {suggested}: {chances}"

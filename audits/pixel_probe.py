@@ -67,7 +67,7 @@ def fit_pixel_probe(context: AuditContext, maps: LabelMaps, features: Features) 
     sums: dict[int, _Sums] = {}
     tried: list[tuple[int, Floats, Ints]] = []
     rng = np.random.default_rng(context.seed)
-    for sample in context.progress(chosen, len(chosen), "learning pixels"):
+    for sample in context.progress(chosen, len(chosen), "Learning pixels"):
         labels = maps.paint(sample).classes
         cells = _cells(context, features, sample, *labels.shape)
         if cells is None:

@@ -76,7 +76,7 @@ def read_texts(rows: pd.DataFrame, context: AuditContext, reader: Reader) -> pd.
     owner = pd.Index(context.samples["sample_id"]).get_indexer(pd.Index(rows["sample_id"]))
     usable = np.flatnonzero(np.isfinite(boxes).all(axis=1))
     groups = [(int(sample), group) for sample, group in pd.Series(usable).groupby(owner[usable])]
-    for sample, group in context.progress(groups, len(groups), "reading texts"):
+    for sample, group in context.progress(groups, len(groups), "Reading texts"):
         image = stored_image(context, sample)
         for row in group.tolist() if image else ():
             crop = _cropped(image, boxes[row])

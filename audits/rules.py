@@ -14,6 +14,7 @@ import pandas as pd
 
 from datasetops.audits.base import AuditContext, CheckResult
 from datasetops.audits.coverage import slice_values
+from datasetops.audits.rowwise import is_crowd
 from datasetops.audits.samplewise import SampleFindings, texts
 from datasetops.records import SAMPLES, Finding, canonical_json
 from datasetops.schema import RELABEL, Attribute, LabelSchema, Limit
@@ -105,7 +106,10 @@ def annotation_faults(rows: pd.DataFrame, schema: LabelSchema) -> Iterator[Fault
     deprecated = label.isin([item.name for item in schema.classes if item.deprecated]).to_numpy()
     yield Fault(deprecated, "medium", 0.2, _ending("the class is deprecated: ", label))
     in_schema = kind.isin(schema.kinds)
-    yield Fault(~in_schema.to_numpy(), "high", 0.0, _ending("the schema has no task of the kind ", kind))
+    crowd = ~in_schema.to_numpy() & is_crowd(rows) & (kind == "mask").to_numpy() & ("polygon" in schema.kinds)
+    text = "an area of many objects (iscrowd), kept as a mask; the schema has no task of that kind, so trainers may not expect it"
+    yield Fault(crowd, "low", 0.5, text)
+    yield Fault(~in_schema.to_numpy() & ~crowd, "high", 0.0, _ending("the schema has no task of the kind ", kind))
     for item in schema.classes:
         if item.kinds:
             misused = (label == item.name) & in_schema & ~kind.isin(item.kinds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from datasetops.audits.base import AuditContext, Baseline, Check, CheckResult
+from datasetops.audits.ingested import ingest_findings
 from datasetops.audits.pixel_probabilities import PixelProbabilities
 from datasetops.audits.probabilities import for_version
 from datasetops.audits.record import AuditRecord, scores_table, store_audit, stored_audit, worst_first
@@ -162,30 +162,6 @@ def _refuse_without_images(images: StoredImages, version: Version) -> None:
             remedy="Put the folder back, or ingest the images from where they are now. Checks that need no image still "
             "run, by --check (dsops audit --list).",
         )
-
-
-def ingest_findings(repository: Repository, version: Version) -> list[dict[str, Any]]:
-    """What ingest found at fault in the sources of a version and of those it stands on, newest first."""
-    from datasetops.manifest.commit import get_object
-
-    ancestors = {version.digest, *(item.digest for item in _history(repository, version))}
-    found: list[dict[str, Any]] = []
-    for entry in repository.ledger.backwards():
-        digest = entry.event.outputs.get("findings")
-        if entry.event.kind == "ingest" and digest and entry.commit in ancestors:
-            found += json.loads(get_object(repository.store, "findings", digest))
-    return found
-
-
-def _history(repository: Repository, version: Version) -> list[Version]:
-    by_digest = {item.digest: item for item in repository.versions()}
-    queue, seen = [version.digest], {}
-    while queue:
-        digest = queue.pop()
-        if digest in by_digest and digest not in seen:
-            seen[digest] = by_digest[digest]
-            queue += by_digest[digest].commit.parents
-    return list(seen.values())
 
 
 class Embeddings:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars
 from datasetops.audits.coverage import Coded, attributes
 from datasetops.audits.label_probabilities import LabelProbabilities, grouped_with_copies, label_probabilities
@@ -81,10 +81,10 @@ class Slices:
     def run(self, context: AuditContext) -> CheckResult:
         judged = label_probabilities(context)
         if judged.skipped:
-            return CheckResult([], summary={"skipped": judged.skipped})
+            return skipped(judged.skipped)
         labels, number = judged.labels, len(judged.labels)
         if number < 4 * _FEWEST:
-            return CheckResult([], summary={"skipped": f"fewer than {4 * _FEWEST} labels can be judged"})
+            return skipped(f"fewer than {4 * _FEWEST} labels can be judged")
         given = judged.probabilities[np.arange(number), labels].astype(np.float64)
         expected = np.einsum("ij,ij->i", judged.probabilities, judged.probabilities, dtype=np.float64)
         of_class = np.bincount(labels, expected) / np.maximum(np.bincount(labels), 1)

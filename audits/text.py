@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.audits.base import AuditContext, CheckResult
+from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars
 from datasetops.audits.reading import Reader, installed_reader, misread, read_texts
 from datasetops.audits.rowwise import Doubt, RowFindings, by_class, deviations, with_sizes
@@ -44,7 +44,7 @@ class Texts:
     def run(self, context: AuditContext) -> CheckResult:
         given = context.annotations[context.annotations["kind"] == "text"]
         if not len(given):
-            return CheckResult([], summary={"skipped": "there are no texts"})
+            return skipped("there are no texts")
         rows = with_sizes(given, context.samples)
         told = RowFindings(self.name, context.samples, rows, given="text")
         told.add(character_faults(rows["text"], context.schema.task("text")))
@@ -58,7 +58,7 @@ class Texts:
             summary["reader"] = reader.name
             told.add(misread(rows["text"], read_texts(rows, context, reader), summary))
         summary |= told.summary()
-        summary["charts"] = [bars("Doubts about texts", told.counts)]
+        summary["charts"] = [bars("Doubts about texts", told.counts)] if told.counts else []
         return CheckResult(told.findings(), told.scores(), summary)
 
 

@@ -37,7 +37,7 @@ _WEIGHT: Final = 5.0  # decisions that count as much as what is usual
 
 @dataclass(frozen=True)
 class Worklist:
-    """`findings`: columns of records.FINDINGS and `chance` of being an error, `seconds` to review; best first."""
+    """`findings`: columns of records.FINDINGS and `chance` of being an error, `expected_seconds` to review; best first."""
 
     findings: pa.Table
     decisions: int  # that the chances rest on
@@ -48,7 +48,7 @@ class Worklist:
 
     @property
     def minutes(self) -> float:
-        return float(pc.sum(self.findings["seconds"]).as_py() or 0.0) / 60
+        return float(pc.sum(self.findings["expected_seconds"]).as_py() or 0.0) / 60
 
 
 def worklist(findings: pa.Table, decisions: Sequence[Decision], budget: int | None = None) -> Worklist:
@@ -63,7 +63,7 @@ def worklist(findings: pa.Table, decisions: Sequence[Decision], budget: int | No
     chances, needed = np.array([by_cell[cell] for cell in cells], dtype=float).reshape(-1, 2).T
     # within a cell the less clean come first: the id breaks ties, so that the same findings stand in the same order
     rows = rows.append_column("chance", pa.array(chances, pa.float64())).append_column(
-        "seconds", pa.array(needed, pa.float64())
+        "expected_seconds", pa.array(needed, pa.float64())
     )
     rank = rows.append_column("worth", pa.array(np.round(chances / needed, 9), pa.float64()))
     rank = rank.sort_by([("worth", "descending"), ("score", "ascending"), ("finding_id", "ascending")])

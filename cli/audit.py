@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from datasetops.cli.session import CHECK_FAILED, Session, command, table
 from datasetops.cli.versions import VersionName
+
+if TYPE_CHECKING:
+    from datasetops.audits.record import AuditRecord
+    from datasetops.manifest import Repository, Version
+
+_COLUMNS: Final = ("severity", "check", "score", "uri", "message")
+_ID_SHOWN: Final = 8  # digits of a finding's id; dsops decide takes beginnings
 
 
 def register(app: typer.Typer) -> None:
@@ -131,7 +138,7 @@ def _summary(record: Any, out: Path) -> list[str]:
         (
             [
                 name,
-                *(facts["severity"][level] for level in levels),
+                *("–".rjust(len(level)) if facts.get("skipped") else facts["severity"][level] for level in levels),
                 facts.get("skipped") and f"skipped: {facts['skipped']}",
             ]
             for name, facts in record.info["checks"].items()
@@ -182,7 +189,6 @@ def findings(
     import pyarrow.compute as pc
 
     from datasetops.audits.decisions import decisions, open_findings
-    from datasetops.audits.record import latest_audit
     from datasetops.audits.worklist import worklist
     from datasetops.cli.files import write_table
     from datasetops.records import SEVERITIES
@@ -192,7 +198,7 @@ def findings(
     if all_scores and (severity or split or label):
         raise ValueError("--all-scores has a score for every item, and takes no --severity, --split or --label")
     chosen = session.repository.version(version)
-    record = latest_audit(session.repository, chosen, audit)
+    record = _record(session.repository, chosen, audit, check or [])
     _check_filters(chosen, record, check or [], split, label)
     for name in check or []:
         if reason := record.info["checks"][name].get("skipped"):
@@ -207,20 +213,19 @@ def findings(
         work = worklist(rows, decisions(session.repository), budget)
         rows = work.findings
         session.say(
-            f"{len(rows):,} findings to review, about {work.minutes:,.0f} minutes, {work.expected_errors:,.0f} true errors to "
-            f"expect (from {work.decisions:,} decisions so far; dsops decide records more)."
+            f"{_count(len(rows), 'finding')} to review, {_time(work.minutes)}; "
+            f"{_count(round(work.expected_errors), 'true error')} to expect "
+            f"(from {_count(work.decisions, 'decision')} so far; dsops decide records more)."
         )
     rows = rows.slice(0, budget)
     if out or format:
         write_table(rows, out, format)
         if out:
-            session.say(f"Wrote {len(rows):,} rows to {out}")
+            session.say(f"Wrote {_count(len(rows), 'row')} to {out}")
         return
     shown = rows.to_pylist() if session.as_json else rows.slice(0, 50).to_pylist()
-    names = ("check", "sample_id", "score") if all_scores else ("severity", "check", "score", "uri", "message")
-    lines = table(
-        ([round(row[name], 3) if name == "score" else row[name] for name in names] for row in shown), header=names
-    )
+    names = ("check", "sample_id", "score") if all_scores else ("finding_id", *_COLUMNS)
+    lines = table(([_cell(name, row[name]) for name in names] for row in shown), header=names)
     if len(rows) > len(shown):
         lines.append(f"… {len(rows) - len(shown):,} more; --out FILE.csv writes them all")
     session.emit(shown, lines if shown else "No findings.")
@@ -254,10 +259,38 @@ def decide(
     )
     made = keep(repository, chosen, latest_audit(repository, chosen).findings, said)
     counts = {name: sum(item.verdict == name for item in made) for name in ("error", "fine", "unsure")}
+    told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     session.emit(
-        {"decisions": len(made)} | counts,
-        f"{len(made):,} decisions kept: {', '.join(f'{count:,} {name}' for name, count in counts.items())}.",
+        {"decisions": len(made)} | counts, f"{_count(len(made), 'decision')} kept{f': {told}' if told else ''}."
     )
+
+
+def _record(repository: Repository, version: Version, audit_id: str | None, checks: list[str]) -> AuditRecord:
+    """The newest audits' record. What ingest found needs none: it is told also where no audit ran that check."""
+    from datasetops.audits.ingested import ingest_record
+    from datasetops.audits.record import latest_audit
+    from datasetops.errors import NotFoundError
+
+    only_ingest = audit_id is None and set(checks) == {"ingest"}
+    try:
+        record = latest_audit(repository, version, audit_id)
+    except NotFoundError:
+        if not only_ingest:
+            raise
+        return ingest_record(repository, version)
+    return ingest_record(repository, version) if only_ingest and "ingest" not in record.info["checks"] else record
+
+
+def _cell(name: str, value: Any) -> Any:
+    return round(value, 3) if name == "score" else value[:_ID_SHOWN] if name == "finding_id" else value
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _time(minutes: float) -> str:
+    return "less than a minute" if minutes < 1 else f"about {_count(round(minutes), 'minute')}"
 
 
 def _check_filters(version: Any, record: Any, checks: list[str], split: str | None, label: str | None) -> None:

@@ -111,7 +111,8 @@ def ingest(
         lines.append(f"{result.kept:,} labels were left as others made or changed them.")
     for finding in result.findings[:10]:
         where = finding.uri or finding.annotation_id or finding.sample_id or source
-        session.say(f"{'rejected' if finding.severity == 'high' else 'note'}: {where}: {finding.message}")
+        place = "" if finding.message.startswith(Path(where).name) else f"{where}: "  # some name their file themselves
+        session.say(f"{'rejected' if finding.severity == 'high' else 'note'}: {place}{finding.message}")
     for note in result.notes:
         session.say(f"note: {note}")
     if result.conflicts:
@@ -122,10 +123,10 @@ def ingest(
     if len(result.findings) > 10:
         lines.append(
             f"{len(result.findings):,} findings in all; see them with: "
-            f"dsops audit {result.version.name} --check ingest && dsops findings {result.version.name}"
+            f"dsops findings {result.version.name} --check ingest"
         )
     if result.rejected:
-        lines.append(f"{result.rejected:,} faulty rows were left out.")
+        lines.append(f"Left out because they are faulty: {result.rejected:,}.")
     session.emit(result.as_dict(), lines)
 
 

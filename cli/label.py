@@ -67,6 +67,9 @@ def push(
     findings: Annotated[
         int | None, typer.Option(min=1, help="The samples of so many findings, those worth most a minute first.")
     ] = None,
+    relabel: Annotated[
+        bool, typer.Option("--relabel", help="The samples that reviewers sent to relabeling, and nobody pushed yet.")
+    ] = False,
     project: ProjectName = None,
     name: Annotated[str | None, typer.Option(help="Name of the batch; made from its content unless told.")] = None,
     overlap: Annotated[int, typer.Option(min=1, help="Annotators who are asked about each item.")] = 1,
@@ -84,15 +87,15 @@ def push(
 ) -> None:
     """Send samples to annotators, once each: run it again after any interruption and it goes on.
 
-    All samples of VERSION, unless --round, --batch, --where or --findings choose some.
+    All samples of VERSION, unless --round, --batch, --where, --findings or --relabel choose some.
     """
     from datasetops.labeling import choose_project, file_project, make_batch, open_project, write_files
     from datasetops.labeling import push as push_batch
 
     repository = session.repository
     chosen = repository.version(version)
-    if sum(given is not None for given in (round_name, batch, where, findings)) > 1:
-        raise ValueError("--round, --batch, --where and --findings: give one of them")
+    if sum(given is not None for given in (round_name, batch, where, findings, relabel or None)) > 1:
+        raise ValueError("--round, --batch, --where, --findings and --relabel: give one of them")
     if findings is not None:
         from datasetops.audits.decisions import decisions
         from datasetops.audits.record import latest_audit
@@ -100,6 +103,10 @@ def push(
 
         work = worklist(latest_audit(repository, chosen).findings, decisions(repository), findings)
         ids = list(dict.fromkeys(work.findings["sample_id"].to_pylist()))
+    elif relabel:
+        from datasetops.review.apply import waiting_for_relabeling
+
+        ids = waiting_for_relabeling(repository, chosen)
     elif round_name is not None:
         from datasetops.active_learning import load_round
 

@@ -160,7 +160,8 @@ def test_boxes_are_corrected_by_the_id_of_the_annotation(boxes: Set) -> None:
 
 def worklist(digits: Set, labels: list[str] | None, *, absolute: bool = False) -> IngestResult:
     """Findings as `dsops findings --out` writes them, of the first samples, with a column label that was added."""
-    names = list(FINDINGS.names) + ([] if labels is None else ["label"])
+    more = {"chance": 0.8, "expected_seconds": 6.0, "verdict": "error", "note": "seen"}
+    names = [*FINDINGS.names, *more] + ([] if labels is None else ["label"])
     file = digits.root / "worklist.csv"
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
@@ -182,6 +183,7 @@ def worklist(digits: Set, labels: list[str] | None, *, absolute: bool = False) -
                 "sample_id": None if absolute else row["sample_id"],
                 "annotation_id": None if absolute else row["annotation_id"],
             }
+            values |= more
             values["label"] = labels[number] if labels else None
             writer.writerow([values.get(name) for name in names])
     return ingest(digits.repository, str(file))

@@ -10,8 +10,8 @@ annotation by `annotation_id`, corrects that one: what the row does not say stay
 `dsops findings --out` writes it, only sample_id, uri, annotation_id and columns that were added count.
 
 A CSV's metadata is read as a value only if that is written back as the same text: `65` and `0.139` are numbers, `007`,
-`013M` and `1.50` texts. Where the schema allows several classes they are divided by `|`. With a column `annotator` an
-image may stand in several rows. Held are classifications with their annotators; other annotations are lost.
+`013M` and `1.50` texts. Where the schema allows several classes they are divided by `|`, or have a row each. With a
+column `annotator` an image may stand in several rows. Held are classifications with their annotators; other annotations are lost.
 """
 
 from __future__ import annotations
@@ -54,7 +54,13 @@ class TableFormat:
         worklist = is_worklist(raw.columns)
         if worklist:
             raw = replace(raw, columns=without_findings(raw.columns, options.columns))
-        rows = Rows(raw, parts_of(raw.columns, options.columns, source.uri(path)), problems, worklist)
+        rows = Rows(
+            raw,
+            parts_of(raw.columns, options.columns, source.uri(path)),
+            problems,
+            worklist,
+            options.schema.multi_label,
+        )
         about = subjects(rows, options.schema, images, options.known)
         media = _media(rows, about, images, options)
         result = parsed(_samples(rows, about, media, options.split), _annotations(rows, about, media), problems)
@@ -62,6 +68,12 @@ class TableFormat:
         result.held = frozenset(about.keys[row] for row in about.held)
         if "label" not in rows.parts:
             result.notes.append(f"{path}: no label column: 0 annotations")
+        text = next((name for name in raw.columns if name.strip().lower() == "text"), None)
+        if text is not None and "text" in options.schema.kinds and text not in rows.parts.values():
+            result.notes.append(
+                f"{path}: the column {text!r} is kept as metadata, tables hold classes; texts of images come in as "
+                "`caption` in the annotations of a COCO file"
+            )
         return result
 
     def write(self, data: ExportData, out: Path) -> ExportReport:
@@ -176,5 +188,8 @@ def _annotations(rows: Rows, about: Subjects, media: Mapping[int, str | None]) -
                 for column, value in zip(columns.values(), values, strict=True):
                     column.append(value)
             elif not rows.worklist:
-                rows.reject(row, f"annotator {annotator!r} gave {name!r} to this image already", given=name)
+                who = (
+                    f"annotator {annotator!r} gave {name!r} to this image" if annotator else f"this image has {name!r}"
+                )
+                rows.reject(row, f"{who} already", given=name)
     return columns

@@ -22,6 +22,7 @@ TEXTS: Final = ("split", "group", "origin", "license", "consent")
 SAMPLE_COLUMNS: Final = (*TEXTS, *TIMES, *SIDES)
 METADATA: Final = "metadata"
 PARTS: Final = (*ALIASES, *SAMPLE_COLUMNS, METADATA)
+WORKLIST: Final = (*FINDINGS.names, "chance", "expected_seconds", "verdict", "note", "seconds")
 
 
 def parts_of(names: Iterable[str], mapping: Mapping[str, str], uri: str) -> dict[str, str]:
@@ -57,8 +58,9 @@ def is_worklist(names: Collection[str]) -> bool:
 
 
 def without_findings(columns: Mapping[str, list[Any]], mapping: Mapping[str, str]) -> dict[str, list[Any]]:
-    """A worklist's columns without what findings say, but for the places they are about and columns that `mapping` names."""
+    """A worklist's columns without what findings and decisions on them say, but for the places they are about and columns
+    that `mapping` names."""
     kept = {"sample_id", "uri", "annotation_id", *mapping.values()}
     if {*ALIASES["path"]} & set(columns) - {"uri"}:
         kept.discard("uri")
-    return {name: cells for name, cells in columns.items() if name in kept or name not in FINDINGS.names}
+    return {name: cells for name, cells in columns.items() if name in kept or name not in WORKLIST}

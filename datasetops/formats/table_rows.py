@@ -16,12 +16,16 @@ from datasetops.schema import LabelSchema
 
 @dataclass(frozen=True)
 class Rows:
-    """A table's rows by the parts that its columns play. `worklist`: the table lists findings, many for one sample."""
+    """A table's rows by the parts that its columns play.
+
+    `worklist`: the table lists findings, many for one sample; `multi`: an image may have several classes, a row each.
+    """
 
     raw: RawTable
     parts: Mapping[str, str]
     problems: Problems
     worklist: bool = False
+    multi: bool = False
 
     def __len__(self) -> int:
         return len(self.raw.lines)
@@ -107,21 +111,28 @@ def subjects(rows: Rows, schema: LabelSchema, images: Listing, known: Known | No
             if target is not None:
                 found.samples[row] = target
         found.first[row] = seen[key]
-        given.setdefault(about, (row, labels[row]))
+        given.setdefault(about, (row, []))
         if labels[row] and not given[about][1]:
-            given[about] = (row, labels[row])
+            given[about] = (row, [])
+        given[about][1].extend(labels[row])
     found.held = {seen[key] for key in faults if key in seen}
     found.held |= {first for row in found.kinds if (first := found.first[row]) is not None}
     return found
 
 
 def _another(rows: Rows, row: int, about: str, given: Mapping[str, tuple[int, list[str]]], found: Subjects) -> bool:
-    """Whether a further row about the same may stand: one for each annotator, and those of a worklist that agree."""
+    """Whether a further row about the same may stand.
+
+    One for each annotator, those of a worklist that agree, and those with another class where an image may have several.
+    """
     labels = found.labels
     if "annotator" in rows.parts and row not in found.kinds:
         return True
     other, before = given[about]
-    agree = not labels[row] or labels[row] == before
+    if rows.multi and not rows.worklist and row not in found.kinds and set(labels[row]) - set(before):
+        return True
+    within = not rows.worklist and set(labels[row]) <= set(before)
+    agree = not labels[row] or labels[row] == before or within
     if rows.worklist and (agree or not before):
         return True
     where = f"{about!r} stands in line {rows.raw.lines[other]} already"

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from datasetops.ledger import Event
 from datasetops.manifest import Repository
 from datasetops.qa.plan import QaPlan
 from datasetops.records import canonical_json, sha256_hex
+from datasetops.sheets import read_csv_rows
 
 VERDICTS: Final = ("right", "wrong", "unsure")
 _FOLDER: Final = "qa/verdicts/"
@@ -145,7 +145,7 @@ def write_sheet(repository: Repository, plan: QaPlan, items: Sequence[str], out:
     uris = {row["sample_id"]: row["uri"] for row in places}
     given = rows_by_sample(version, items)
     with out.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
+        writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_SHEET)
         for item in items:
             writer.writerow([item, uris.get(item), _in_words(_given(plan, item, given.get(item, []))), "", "", ""])
@@ -154,36 +154,28 @@ def write_sheet(repository: Repository, plan: QaPlan, items: Sequence[str], out:
 def read_sheet(path: Path, *, reviewer: str | None = None) -> list[Verdict]:
     """Verdicts from a CSV with the columns sample_id and verdict (right, wrong or unsure; empty: not reviewed), and
     reviewer where `reviewer` does not say. Raises FormatError that names line and field."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise FormatError(
-            f"{path} cannot be read: {reason}.", remedy="Give the CSV that dsops qa push wrote."
-        ) from None
-    reader = csv.DictReader(io.StringIO(text))
-    lacking = {"sample_id", "verdict"} - set(reader.fieldnames or ())
-    if lacking:
-        raise FormatError(
-            f"{path}: line 1: there is no column {min(lacking)}.", remedy=f"Expected {', '.join(_SHEET)}."
-        )
     found = []
-    for row in reader:
-        verdict = (row["verdict"] or "").strip().lower()
+    for line, row in read_csv_rows(path, ("sample_id", "verdict"), "Give the CSV that dsops qa push wrote."):
+        verdict = row["verdict"].lower()
         if not verdict:
             continue
         if verdict not in VERDICTS:
             raise FormatError(
-                f"{path}: line {reader.line_num}: verdict {verdict!r} is not known.",
+                f"{path}: line {line}: verdict {verdict!r} is not known.",
                 remedy=did_you_mean(verdict, VERDICTS, noun="verdicts"),
             )
-        who = reviewer or (row.get("reviewer") or "").strip()
+        who = reviewer or row.get("reviewer")
         if not who:
             raise FormatError(
-                f"{path}: line {reader.line_num}: it does not say who reviewed it.",
+                f"{path}: line {line}: it does not say who reviewed it.",
                 remedy="Fill in the column reviewer, or give --reviewer NAME.",
             )
-        found.append(Verdict((row["sample_id"] or "").strip(), who, verdict, (row.get("note") or "").strip()))
+        found.append(Verdict(row["sample_id"], who, verdict, row.get("note", "")))
+    if not found:
+        raise FormatError(
+            f"{path}: no row has a verdict.",
+            remedy="Fill in the column verdict with right, wrong or unsure, and give the file again.",
+        )
     return found
 
 

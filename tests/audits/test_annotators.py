@@ -370,10 +370,10 @@ def test_people_who_stand_apart_are_named() -> None:
     labels = np.where((who == 8) & (rng.random(len(who)) < 0.35), (labels + 1) % 3, labels)
     labels = np.where((who == 11) & (truth[items] == 2) & (rng.random(len(who)) < 0.5), 0, labels)
     told = messages(check(items, who, labels))
-    assert [text for text in told if text.startswith("w03 answers c1 100% of")]
+    assert [text for text in told if text.startswith("w03 answers 'c1' 100% of")]
     assert [text for text in told if text.startswith("w05 answers little better than by chance, kappa")]
     assert [text for text in told if text.startswith("w08 falls behind: ")]
-    assert [text for text in told if text.startswith("w11 calls ") and " c2 c0 (others " in text]
+    assert [text for text in told if text.startswith("w11 answers 'c0' for ") and " images of 'c2' (others " in text]
     named = {text.split()[0] for text in told}
     assert named <= {"w03", "w05", "w08", "w11"}
 
@@ -385,7 +385,7 @@ def test_a_class_pair_that_most_people_confuse_is_named() -> None:
     result = check(items, who, labels)
     pairs = [f for f in result.findings if "does the guide tell them apart" in f.message]
     assert [f.given for f in pairs] == ["c0"]
-    assert pairs[0].message.startswith("c0 is called c1 in 2")
+    assert pairs[0].message.startswith("'c0' is called 'c1' in 2")
     assert "by 12 of 12 annotators" in pairs[0].message
     assert result.summary["charts"][1]["values"]["c0 → c1"]
 

@@ -98,10 +98,10 @@ def test_duplicates_by_geometry(build: Any) -> None:
     result = DuplicateBox().run(without_detections(rows(build, ["cat", "dog"], places, images=40)))
     told = [(f.annotation_id, f.severity, f.given, f.message) for f in result.findings]
     assert told == [
-        ("320", "high", "dog", "nearly the same box as 0, of the same class: they share 98%"),
-        ("321", "medium", "dog", "nearly the same box as 8, of the same class: they share 83%"),
-        ("322", "medium", "cat", "nearly the same box is dog too (16): they share 100%"),
-        ("323", "low", "dog", "100% of it lies in the larger box 24 of the same class; of 163 boxes of dog 1 lie so"),
+        ("320", "high", "dog", "it shares 98% with another box of its class, 0"),
+        ("321", "medium", "dog", "it shares 83% with another box of its class, 8"),
+        ("322", "medium", "cat", "it shares 100% with a box of the class 'dog', 16"),
+        ("323", "low", "dog", "100% of it lies in a larger box of its class, 24; of 163 boxes of dog 1 lie so"),
     ]
     assert len(result.scores) == 324
 
@@ -249,3 +249,20 @@ def test_counts_are_held_against_the_images_that_look_alike(build: Any) -> None:
     found = {lack.image: lack.message for lack in unlike_neighbours(box_rows(context), context)}
     assert set(found) == {10, 11}
     assert found[10].startswith("3 of cat, the ten images most like it have")
+
+
+def masks(build: Any, *of_images: list[str]) -> AuditContext:
+    """A context with a mask of each of the classes named, image by image."""
+    places = [(image, name, (5.0, 5.0, 60.0, 50.0)) for image, names in enumerate(of_images) for name in names]
+    context = rows(build, ["road", "sky", "car"], places, images=len(of_images))
+    context.annotations["kind"] = "mask"
+    return without_detections(context)
+
+
+def test_masks_of_one_area_a_class_are_no_objects(build: Any) -> None:
+    areas = masks(build, ["road", "sky"], ["road", "sky", "car"])
+    assert not len(box_rows(areas).rows)
+    for check in (MissingBox(), SwappedBox(), MisplacedBox()):
+        assert "such as road or sky" in check.run(areas).summary["skipped"]
+    assert len(box_rows(masks(build, ["road", "sky"], ["car", "car", "road"])).rows) == 5
+    assert len(box_rows(masks(build, ["car"], ["car"], ["road"])).rows) == 3

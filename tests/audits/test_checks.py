@@ -262,13 +262,23 @@ def test_balance_and_coverage(make: Make) -> None:
     names = ["dog" if 100 <= i < 103 else "cat" for i in range(400)]
     context = make(samples, [label(row["sample_id"], name) for row, name in zip(samples, names, strict=True)])
     told = {(finding.given, finding.split): finding.message for finding in Balance().run(context).findings}
-    assert told["bird", None] == "no annotation has the class bird"
-    assert told["dog", None].startswith("dog has 3 annotations")
-    assert told["dog", "test"] == "dog does not occur in the split test"
+    assert told["bird", None] == "no annotation has the class 'bird'"
+    assert told["dog", None].startswith("the class 'dog' has 3 annotations")
+    assert told["dog", "test"] == "the class 'dog' does not occur in the split test"
     (missing,) = Coverage().run(context).findings
     assert missing.message == "light = night: 0 of at least 2; collect 2 more"
     assert share_surprise(np.array([[50, 50], [50, 50]])).min() > 0.5
     assert share_surprise(np.array([[95, 5], [5, 95]])).max() < 1e-6
+
+
+def test_many_classes_without_items_are_told_together(build: Any) -> None:
+    names = [f"c{number:02}" for number in range(20)]
+    classes = [{"id": number, "name": name} for number, name in enumerate(names)]
+    content = {"name": "many", "version": 1, "tasks": [{"kind": "classification"}], "classes": classes}
+    context = build([None], [label("s00000", "c00")], schema=LabelSchema.model_validate(content))
+    (finding,) = Balance().run(context).findings
+    assert finding.message.startswith("19 of the 20 classes have no annotation: 'c01', 'c02'")
+    assert finding.message.endswith("'c10' and 9 more")
 
 
 def test_label_noise_from_supplied_probabilities_and_from_a_probe(make: Make) -> None:

@@ -170,3 +170,38 @@ def test_the_threshold_follows_from_how_alike_unlike_images_are() -> None:
     z = rng.normal(1.0, 0.2, (50, 10_000))
     passing = (np.tanh(z) >= detail_threshold(alike, 10_000)).sum(axis=1)
     assert passing.mean() < 5
+
+
+def shots() -> list[bytes]:
+    """A picture, and the same recompressed."""
+    pixels = np.random.default_rng(3).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize((240, 240), Image.Resampling.BICUBIC)
+    return [encoded(image), encoded(image, "JPEG", quality=80)]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "severity"),
+    [
+        ([class_label(0, "cat"), class_label(1, "dog")], "high"),
+        ([class_label(0, "cat"), class_label(1, "cat"), box(1, 0, 3)], "medium"),  # another shot has other boxes
+    ],
+)
+def test_near_duplicates_are_held_to_the_class_of_the_image_alone(
+    build: Any, annotations: list[dict[str, Any]], severity: str
+) -> None:
+    (finding,) = NearDuplicate().run(build(shots(), annotations)).findings
+    assert finding.severity == severity
+
+
+def test_of_several_answers_the_commonest_is_compared(build: Any) -> None:
+    def answers(row: int, *names: str) -> list[dict[str, Any]]:
+        return [
+            class_label(row, name) | {"annotation_id": f"a{row}.{number}", "actor": f"w{number}"}
+            for number, name in enumerate(names)
+        ]
+
+    rows = [*answers(0, "cat", "cat", "dog"), *answers(1, "cat"), *answers(2, "dog", "cat")]
+    (second, third) = ExactDuplicate().run(build([b"x"] * 3, rows)).findings
+    assert (second.severity, third.severity) == ("medium", "medium")
+    (told,) = ExactDuplicate().run(build([b"x"] * 2, [*answers(0, "cat", "cat", "dog"), *answers(1, "dog")])).findings
+    assert told.message.endswith("their labels differ: cat, dog")

@@ -152,7 +152,7 @@ def test_swapped_sides_and_long_limbs_of_stick_figures(audit: Any, crowd: Any) -
     rows[30] = instance(30, changed(crowd[30], moved(5, 390, 390)), crowd_box(crowd[30] + 300))
     found = {finding.annotation_id: finding.message for finding in audit(rows).findings}
     assert set(found) == {"p10", "p20", "p30"}
-    assert found["p10"].startswith("left and right look swapped: the pose would be e^")
+    assert found["p10"].startswith("left and right look swapped: the pose would be over a million times as probable")
     assert found["p20"].startswith("left_foot and right_foot look swapped")
     assert "hip to right_foot is too long for the rest by" in found["p30"]
 

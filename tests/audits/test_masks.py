@@ -250,8 +250,8 @@ def test_things_that_are_marked_twice(told: Any) -> None:
     rows = [polygon(1, SQUARE), polygon(2, near), polygon(4, SQUARE, name="dog"), polygon(5, SQUARE, sample=1)]
     second, fourth = told(*rows, mask(3, pixels), mask(6, pixels, "dog"), mask(7, pixels, "dog"), images=2)
     assert (second.severity, fourth.severity) == ("medium", "high")
-    assert second.message == "it shares 93.5% of its pixels with a1, of the same class"
-    assert fourth.message == "it shares 100.0% of its pixels with a6, of the same class"
+    assert second.message == "it shares 93.5% of its pixels with another outline of its class, a1"
+    assert fourth.message == "it shares 100.0% of its pixels with another outline of its class, a6"
 
 
 def test_instances_that_the_mask_of_their_class_contradicts(told: Any) -> None:

@@ -160,8 +160,11 @@ def test_classes_kinds_and_attributes(build: Any) -> None:
         box(0, 6, (1, 1, 5, 5), "cat"),
         box(0, 7, square, None),
         box(0, 8, square, "cat", kind="mask"),
+        box(0, 9, square, "cat", kind="mask", attributes=text(iscrowd=1)),
     ]
     assert told(build([None], rows, schema=schema, width=[100], height=[80])) == [
+        "low: an area of many objects (iscrowd), kept as a mask; the schema has no task of that kind, so trainers may not "
+        "expect it",
         "high: the schema has no task of the kind mask",
         "medium: lawn is for polygon, not for box",
         "high: it has no class",

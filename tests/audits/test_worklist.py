@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
@@ -114,6 +115,7 @@ def test_decisions_stay_with_a_finding_over_versions(repository: Repository) -> 
         ("finding_id\nx\n", "line 1: there is no column verdict"),
         ("finding_id,verdict\nx,wrong\n", "line 2: verdict 'wrong' is not known"),
         ("finding_id,verdict,seconds\nx,fine,soon\n", "line 2: seconds 'soon' is no number"),
+        ('finding_id,verdict\nx,"fine\n', "line 2: broken CSV"),
     ],
 )
 def test_faulty_files_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -121,3 +123,31 @@ def test_faulty_files_are_named(tmp_path: Path, text: str, message: str) -> None
     file.write_text(text)
     with pytest.raises(FormatError, match=message):
         read_decisions(file)
+
+
+def test_semicolons_and_short_rows_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "decisions.csv"
+    file.write_bytes("\ufefffinding_id;verdict;note\r\nx; Fine ;a, b\r\n\r\ny;error\r\nz;;\r\n".encode())
+    said = [(row["finding_id"], row["verdict"], row["note"], row["seconds"]) for row in read_decisions(file)]
+    assert said == [("x", "fine", "a, b", None), ("y", "error", "", None)]
+
+
+def test_what_a_worklist_expects_is_not_taken_for_what_was_measured(tmp_path: Path) -> None:
+    rows = worklist(FINDINGS, []).findings.to_pandas().assign(verdict="fine")
+    rows.to_csv(tmp_path / "worklist.csv", index=False)
+    assert {row["seconds"] for row in read_decisions(tmp_path / "worklist.csv")} == {None}
+
+
+def test_an_id_that_means_no_finding_or_several_is_told_how_to_mend(repository: Repository) -> None:
+    ids = [f"{number:016x}" for number in range(30)]
+    found = FINDINGS.slice(0, 1).to_pylist()
+    many = pa.Table.from_pylist([{**found[0], "finding_id": one} for one in ids], schema=FINDINGS.schema)
+    repository.commit(Change(samples=[{"sample_id": "a", "uri": "a.png"}]), message="one")
+    for wanted, remedy in (
+        ("zz", "dsops findings v1 lists findings, each with its id."),
+        ("0000", "Give more of one: "),
+    ):
+        with pytest.raises(NotFoundError) as error:
+            decide(repository, repository.version(), many, [{"finding_id": wanted, "verdict": "fine"}])
+        assert error.value.remedy.startswith(remedy)
+        assert error.value.remedy.count(",") <= 5

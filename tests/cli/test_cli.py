@@ -113,6 +113,32 @@ def test_audit_and_findings(filled: Run, tmp_path: Path) -> None:
     assert "label_noise" in {item["check"] for item in listed}  # type: ignore[union-attr]
 
 
+def test_what_ingest_found_is_shown_before_any_audit(filled: Run, tmp_path: Path) -> None:
+    assert "No findings" in filled("findings", "--check", "ingest").stdout
+    folder = tmp_path / "set" / "photos" / "4"
+    (folder / "torn.png").write_bytes(b"\x89PNG")
+    (folder / "copy.png").write_bytes(sorted(folder.iterdir())[0].read_bytes())
+    assert filled("ingest", "set/photos", "--quiet").exit_code == 0
+    shown = filled("findings", "--check", "ingest")
+    assert "torn.png" in shown.stdout
+    assert filled("audit", "--check", "schema", "--quiet").exit_code == 0
+    assert filled("findings", "--check", "ingest").stdout == shown.stdout
+    assert filled("findings", "--check", "ingest", "--check", "balance").exit_code == 1
+
+
+def test_findings_are_told_with_their_ids_and_counted(filled: Run, tmp_path: Path) -> None:
+    for name in ("4", "5"):
+        copy = sorted((tmp_path / "set" / "photos" / "3").iterdir())[0]
+        (tmp_path / "set" / "photos" / name / "copy.png").write_bytes(copy.read_bytes())
+    assert filled("ingest", "set/photos", "--quiet").exit_code == 0
+    assert filled("audit", "--check", "exact_duplicate", "--quiet").exit_code == 0
+    first = filled("findings").stdout.splitlines()[1].split()[0]
+    assert "1 decision kept: 1 fine." in filled("decide", "v2", first, "--verdict", "fine").stdout
+    assert (
+        "1 finding to review, less than a minute; 1 true error to expect" in filled("findings", "--budget", "1").stderr
+    )
+
+
 def test_findings_are_those_of_the_newest_audit_of_each_check(filled: Run, tmp_path: Path) -> None:
     copy = sorted((tmp_path / "set" / "photos" / "3").iterdir())[0]
     (tmp_path / "set" / "photos" / "4" / "copy.png").write_bytes(copy.read_bytes())

@@ -237,3 +237,18 @@ def test_by_reference_only_the_table_is_written(tmp_path: Path, pets: LabelSchem
     assert (report.files, report.lost) == (1, ["1 images are named but not copied."])
     again = ingested(read("table", tmp_path / "out", pets, folder), folder, pets)
     assert content(version.samples) == content(again.samples)
+
+
+def test_several_classes_may_have_a_row_each(tmp_path: Path) -> None:
+    schema = make_schema("cat", "dog", "cow", kinds=("classification",), multi=True)
+    text = "image,label\nimages/0.jpg,cat\nimages/0.jpg,dog\nimages/0.jpg,cat\nimages/1.jpg,dog|cow\nimages/1.jpg,cat\n"
+    parsed = read("table", source(tmp_path, text), schema)
+    assert messages(parsed) == ["table.csv, line 4: 'images/0.jpg' stands in line 2 already; that one is kept"]
+    assert parsed.annotations["label"].to_pylist() == ["cat", "dog", "dog", "cow", "cat"]
+
+
+def test_a_column_of_texts_is_told_to_be_metadata(tmp_path: Path) -> None:
+    text = "image,text\nimages/0.jpg,AB 12\n"
+    notes = read("table", source(tmp_path, text), make_schema("plate", kinds=("text",))).notes
+    assert notes[1].startswith("table.csv: the column 'text' is kept as metadata")
+    assert len(read("table", source(tmp_path, text), make_schema("plate", kinds=("classification",))).notes) == 1

@@ -229,6 +229,7 @@ def test_a_sheet_goes_out_and_comes_back(repository: Repository, tmp_path: Path)
         ("sample_id,verdict\ns1,rihgt\n", "line 2: verdict 'rihgt' is not known"),
         ("sample_id,verdict\ns1,right\n", "line 2: it does not say who reviewed it"),
         ("sample_id,reviewer\ns1,zoe\n", "line 1: there is no column verdict"),
+        ("sample_id,verdict\ns1,\n", "no row has a verdict"),
     ],
 )
 def test_faulty_sheets_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -1,0 +1,35 @@
+"""CSV files that people fill in: decisions on findings, verdicts on items."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from datasetops.errors import FormatError
+
+
+def read_csv_rows(path: Path, columns: Sequence[str], remedy: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """The line that each row ends on, and its cells by column, without spaces around them; "" where a row is short.
+
+    Cells are parted by whichever of comma, semicolon and tab the header has most of. Raises FormatError with `remedy`
+    for a file that cannot be read, is not UTF-8 text, is broken CSV, or lacks one of the `columns`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise FormatError(f"{path} cannot be read: {reason}.", remedy=remedy) from None
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if lacking := next((column for column in columns if column not in names), None):
+            raise FormatError(f"{path}: line 1: there is no column {lacking}.", remedy=remedy)
+        for row in reader:
+            if any(row):
+                cells = [cell.strip() for cell in row] + [""] * (len(names) - len(row))
+                yield reader.line_num, dict(zip(names, cells, strict=False))
+    except csv.Error as error:
+        raise FormatError(f"{path}: line {reader.line_num}: broken CSV: {error}.", remedy=remedy) from None
