@@ -165,7 +165,7 @@ class Ledger:
             self._store.put_new(_key(entry.number), entry.to_bytes())
         except KeyExistsError:
             raise ConflictError("Another writer was first.", remedy="Run the command again.") from None
-        self._store.put(HINT, _hint_bytes(entry))
+        self._store.put_hint(HINT, _hint_bytes(entry))
         return entry
 
     def record(self, event: Event) -> Entry:

@@ -11,8 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from datasetops.errors import MissingDependencyError, ModelError
-from datasetops.records import canonical_json, sha256_hex
+from datasetops.errors import ModelError
+from datasetops.models.checkpoint import (
+    checkpoint_digest,
+    loading,
+    read_config,
+    refuse_missing,
+    refuse_pickles,
+    transformers_for,
+)
 
 
 class TransformersEmbedder:
@@ -23,28 +30,19 @@ class TransformersEmbedder:
     """
 
     def __init__(self, name: str, *, revision: str | None = None, local_only: bool = False) -> None:
-        try:
-            import transformers
-        except ImportError:
-            raise MissingDependencyError("transformers", extra="transformers", purpose=f"The model {name}") from None
-        from safetensors import SafetensorError
-
-        auto: Any = transformers
+        transformers = transformers_for(name)
+        _, revision = read_config(name, name=name, revision=revision, local_only=local_only)
         options = {"revision": revision, "local_files_only": local_only, "trust_remote_code": False}
-        try:
-            self._processor = auto.AutoImageProcessor.from_pretrained(name, backend="pil", **options)
-            model, report = auto.AutoModel.from_pretrained(
-                name, use_safetensors=True, output_loading_info=True, **options
+        if local_only:
+            refuse_pickles(name, Path(name))
+        with loading(name, quiet=local_only):
+            self._processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **options)
+            model, report = transformers.AutoModel.from_pretrained(
+                name, use_safetensors=True, output_loading_info=True, dtype="float32", **options
             )
-        except (OSError, ValueError, ImportError, SafetensorError) as error:
-            raise ModelError(
-                f"The model {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}",
-                remedy="Check the name and the network; a folder needs config.json, preprocessor_config.json and "
-                "model.safetensors.",
-            ) from None
         self._model = _vision_part(name, model, report["missing_keys"]).eval()
         self._lock = threading.Lock()  # torch uses all cores for one call
-        self.digest = _digest(self._model, self._processor)
+        self.digest = checkpoint_digest(self._model, self._processor)
         probe = self.prepare(Image.new("RGB", (64, 64)))
         self.side = int(probe.shape[-1])
         self.dim = int(self.embed(probe[None]).shape[1])
@@ -95,29 +93,5 @@ def _vision_part(name: str, model: Any, missing: Iterable[str]) -> Any:
     if getattr(model, "pooler", None) is not None and any(key.startswith("pooler.") for key in without):
         model.pooler = None
         without = [key for key in without if not key.startswith("pooler.")]
-    if without:
-        raise ModelError(
-            f"The checkpoint {name!r} has no weights for {without[0]} and {len(without) - 1} more.",
-            remedy="Name a checkpoint of a complete vision model.",
-        )
+    refuse_missing(name, without)
     return model
-
-
-def _digest(model: Any, processor: Any) -> str:
-    parts = [canonical_json(_plain(model.config.to_dict())), canonical_json(_plain(processor.to_dict()))]
-    for name, tensor in sorted(model.state_dict().items()):
-        parts += [name.encode(), np.ascontiguousarray(tensor.float().numpy()).tobytes()]
-    return sha256_hex(b"\n".join(sha256_hex(part).encode() for part in parts))
-
-
-def _plain(value: Any) -> Any:
-    """A configuration without what differs between machines: where it was loaded from, which version saved it."""
-    if isinstance(value, dict):
-        return {
-            str(key): _plain(item)
-            for key, item in value.items()
-            if not str(key).startswith("_") and key not in ("transformers_version", "name_or_path")
-        }
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -32,6 +32,9 @@ class Store(Protocol):
 
     def put(self, key: str, data: bytes) -> None: ...
 
+    def put_hint(self, key: str, data: bytes) -> None:
+        """As `put`, for what may be lost or empty after a crash since it can be made again; it waits for no disk."""
+
     def put_new(self, key: str, data: bytes) -> None:
         """Raises KeyExistsError; of several writers racing for one key exactly one succeeds."""
 

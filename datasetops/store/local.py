@@ -39,6 +39,11 @@ class LocalStore:
             _write_synced(temporary, data)
             temporary.replace(target)
 
+    def put_hint(self, key: str, data: bytes) -> None:
+        with self._writing(key, synced=False) as (temporary, target):
+            temporary.write_bytes(data)
+            temporary.replace(target)
+
     def put_new(self, key: str, data: bytes) -> None:
         with self._writing(key) as (temporary, target):
             _write_synced(temporary, data)
@@ -104,7 +109,7 @@ class LocalStore:
             raise _store_error(error, self._file(key)) from error
 
     @contextmanager
-    def _writing(self, key: str) -> Iterator[tuple[Path, Path]]:
+    def _writing(self, key: str, *, synced: bool = True) -> Iterator[tuple[Path, Path]]:
         """A name to write under and the name to give it; the folder is synced afterwards, leftovers are removed."""
         target = self._file(key)
         temporary = self.root / _TEMPORARY / uuid.uuid4().hex
@@ -112,7 +117,8 @@ class LocalStore:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary, target
-            _sync(target.parent)
+            if synced:
+                _sync(target.parent)
         except OSError as error:
             raise _store_error(error, target) from error
         finally:

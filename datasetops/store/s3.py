@@ -66,6 +66,9 @@ class S3Store:
         with self._talking(key):
             self._client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data)
 
+    def put_hint(self, key: str, data: bytes) -> None:
+        self.put(key, data)
+
     def put_new(self, key: str, data: bytes) -> None:
         """A request whose answer was lost is repeated by the client and then finds its own object: told apart by bytes."""
         for attempt in range(_ATTEMPTS):
