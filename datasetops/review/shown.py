@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import Any, Final
@@ -15,7 +15,7 @@ from datasetops.errors import DatasetOpsError
 from datasetops.formats.geometry import geometry_extent
 from datasetops.images import ImageError, read_header
 from datasetops.labeling.base import ImageSize
-from datasetops.labeling.orientation import to_shown, to_stored
+from datasetops.labeling.orientation import to_shown
 from datasetops.manifest import Repository
 from datasetops.review.texts import cut, cut_values
 from datasetops.schema import LabelSchema
@@ -26,8 +26,6 @@ _TURNED: Final = (None, "image/jpeg", "image/tiff", "image/webp", "image/png")  
 _KEPT: Final = 4_096  # images whose sizes are remembered
 _NO_COLOUR: Final = "#7f7f7f"  # of a text or region without a class
 _MOST_POINTS: Final = 20_000  # points of one outline that are drawn
-
-Turn = Callable[[Any, ImageSize], Any]
 
 
 class Sizes:
@@ -95,17 +93,14 @@ def colour_of(schema: LabelSchema, label: str | None) -> str:
 
 def shown_box(box: Sequence[float] | None, size: ImageSize | None) -> list[float] | None:
     """A box x1, y1, x2, y2 of the stored image, in the shown one."""
-    return _box(box, size, to_shown)
+    return _box(box, size)
 
 
 def fix_as_shown(fix: Fix, size: ImageSize | None) -> Fix:
     """A fix whose boxes, polygons and keypoints are places of the shown image, not of the stored one."""
-    return _turned_fix(fix, size, to_shown)
-
-
-def fix_as_stored(fix: Fix, size: ImageSize | None) -> Fix:
-    """Undoes `fix_as_shown`: for a fix that was drawn in a browser."""
-    return _turned_fix(fix, size, to_stored)
+    if size is None or size.orientation == 1:
+        return fix
+    return replace(fix, put=tuple(_shown_put(row, size) for row in fix.put))
 
 
 def _places(row: Mapping[str, Any], size: ImageSize | None) -> dict[str, Any]:
@@ -119,9 +114,9 @@ def _places(row: Mapping[str, Any], size: ImageSize | None) -> dict[str, Any]:
         except (KeyError, ValueError, TypeError, IndexError):
             box = [None]
     return {
-        "box": None if None in box else _box(box, size, to_shown),
-        "polygons": [_flat(ring, size, to_shown) for ring in rings] if rings else None,
-        "keypoints": _triples(keypoints, size, to_shown) if keypoints else None,
+        "box": None if None in box else _box(box, size),
+        "polygons": [_flat(ring, size) for ring in rings] if rings else None,
+        "keypoints": _triples(keypoints, size) if keypoints else None,
         "mask": "rle" in geometry,
     }
 
@@ -132,48 +127,42 @@ def _skeleton(schema: LabelSchema) -> list[list[int]]:
     return [[places[a], places[b]] for a, b in task.skeleton] if task else []
 
 
-def _box(box: Sequence[float] | None, size: ImageSize | None, turn: Turn) -> list[float] | None:
+def _box(box: Sequence[float] | None, size: ImageSize | None) -> list[float] | None:
     if box is None:
         return None
     if size is None or size.orientation == 1:
         return [float(value) for value in box]
-    points = turn(np.asarray(box, np.float64).reshape(2, 2), size)
+    points = to_shown(np.asarray(box, np.float64).reshape(2, 2), size)
     return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
 
 
-def _flat(ring: Sequence[float], size: ImageSize | None, turn: Turn) -> list[float]:
+def _flat(ring: Sequence[float], size: ImageSize | None) -> list[float]:
     points = np.asarray(ring[: 2 * _MOST_POINTS], np.float64)
     points = points[: len(points) // 2 * 2].reshape(-1, 2)
-    turned = points if size is None or size.orientation == 1 else turn(points, size)
+    turned = points if size is None or size.orientation == 1 else to_shown(points, size)
     values: list[float] = turned.ravel().tolist()
     return values
 
 
-def _triples(flat: Sequence[float], size: ImageSize | None, turn: Turn) -> list[list[float]]:
+def _triples(flat: Sequence[float], size: ImageSize | None) -> list[list[float]]:
     triples = np.asarray(flat, np.float64)
     triples = triples[: len(triples) // 3 * 3].reshape(-1, 3).copy()
     if size is not None and size.orientation != 1:
-        triples[:, :2] = turn(triples[:, :2], size)
+        triples[:, :2] = to_shown(triples[:, :2], size)
     values: list[list[float]] = triples.tolist()
     return values
 
 
-def _turned_fix(fix: Fix, size: ImageSize | None, turn: Turn) -> Fix:
-    if size is None or size.orientation == 1:
-        return fix
-    return replace(fix, put=tuple(_turned_put(row, size, turn) for row in fix.put))
-
-
-def _turned_put(row: Mapping[str, Any], size: ImageSize, turn: Turn) -> dict[str, Any]:
+def _shown_put(row: Mapping[str, Any], size: ImageSize) -> dict[str, Any]:
     found = dict(row)
     corners = [row.get(name) for name in CORNERS]
     if None not in corners:
         found |= dict(
-            zip(CORNERS, _box([float(value) for value in corners if value is not None], size, turn) or (), strict=True)
+            zip(CORNERS, _box([float(value) for value in corners if value is not None], size) or (), strict=True)
         )
     geometry = dict(row.get("geometry") or {})
     if "polygons" in geometry:
-        geometry["polygons"] = [_flat(ring, size, turn) for ring in geometry["polygons"]]
+        geometry["polygons"] = [_flat(ring, size) for ring in geometry["polygons"]]
     if "keypoints" in geometry:
-        geometry["keypoints"] = [value for triple in _triples(geometry["keypoints"], size, turn) for value in triple]
+        geometry["keypoints"] = [value for triple in _triples(geometry["keypoints"], size) for value in triple]
     return found | ({"geometry": geometry} if geometry else {})

@@ -110,7 +110,8 @@ def full(request: Request, version: str, sample_id: str) -> Response:
 def thumb(request: Request, version: str, sample_id: str) -> Response:
     desk = _desk(request)
     side = whole(request.query_params.get("side"), "side", 16, SIDES[-1], 160)
-    return _picture(request, desk.pictures.thumb(desk.version(version), sample_id, side, _box(request)))
+    annotation_id = request.query_params.get("annotation")
+    return _picture(request, desk.pictures.thumb(desk.version(version), sample_id, side, _box(request), annotation_id))
 
 
 @router.get("/media/{version}/mask/{annotation_id:path}.png")

@@ -27,6 +27,7 @@ from datasetops.labeling.masks import decoded
 from datasetops.labeling.orientation import mask_to_shown
 from datasetops.manifest import Repository, Version
 from datasetops.records import sha256_hex
+from datasetops.review.shown import shown_box
 from datasetops.schema.model import default_colour
 from datasetops.store.media import Media
 
@@ -70,12 +71,16 @@ class Pictures:
             return Picture(data, header.media_type, _tag(row, "full"))
         return self._kept(_tag(row, "png"), "png", lambda: _encoded(self._decoded(row, data), "png"))
 
-    def thumb(self, version: Version, sample_id: str, side: int, box: Box | None = None) -> Picture:
+    def thumb(
+        self, version: Version, sample_id: str, side: int, box: Box | None = None, annotation_id: str | None = None
+    ) -> Picture:
         """At most `side` pixels (rounded up to one of SIDES) wide and high; of the part around a box, if there is one.
 
-        The box is xyxy in pixels of the picture as it is shown. Raises as `full`.
+        The box is xyxy in pixels of the picture as it is stored, or that of an annotation. Raises as `full`.
         """
         row = self._row(version, sample_id)
+        if box is None and annotation_id:
+            box = _box_of(version, sample_id, annotation_id)
         side = next((one for one in SIDES if one >= side), SIDES[-1])
         if box is None:
             return self._kept(_tag(row, f"{side}"), "jpg", lambda: self._small(row, side))
@@ -137,8 +142,9 @@ class Pictures:
         return _encoded(image)
 
     def _cut(self, row: dict[str, Any], side: int, box: Box) -> bytes:
-        image = self._decoded(row, self._media.read(row["uri"]))
-        x1, y1, x2, y2 = box
+        data, header = self._read(row)
+        image = self._decoded(row, data)
+        x1, y1, x2, y2 = shown_box(box, ImageSize(header.width, header.height, header.orientation or 1)) or box
         margin = max(_LEAST_AROUND, _AROUND * max(x2 - x1, y2 - y1))
         left, top = (max(0, min(limit - 1, int(v - margin))) for v, limit in zip((x1, y1), image.size, strict=True))
         right, bottom = (min(limit, int(v + margin) + 1) for v, limit in zip((x2, y2), image.size, strict=True))
@@ -156,6 +162,16 @@ class Pictures:
         except OSError as error:
             raise StoreError(f"{file}: {error.strerror}.", remedy="Check its rights; it is only a cache.") from None
         return Picture(data, "image/png" if data.startswith(b"\x89PNG") else "image/jpeg", tag)
+
+
+def _box_of(version: Version, sample_id: str, annotation_id: str) -> Box | None:
+    """Of an annotation that has a proper box and is the sample's."""
+    columns = ["sample_id", "x1", "y1", "x2", "y2"]
+    rows = version.state("annotations").rows(pa.array([annotation_id], pa.string()), columns).to_pylist()
+    if not rows or rows[0].pop("sample_id") != sample_id or None in rows[0].values():
+        return None
+    x1, y1, x2, y2 = rows[0].values()
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
 
 
 def _keep(file: Path, data: bytes) -> None:

@@ -154,7 +154,8 @@ def _made(
     elif what == "thumb":
         x1, y1, x2, y2 = [float(part) for part in query.get("box", ["0,0,0,0"])[0].split(",")]
         box = (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
-        picture = pictures.thumb(chosen, name, int(query.get("side", ["160"])[0]), box)
+        annotation_id = query.get("annotation", [None])[0]
+        picture = pictures.thumb(chosen, name, int(query.get("side", ["160"])[0]), box, annotation_id)
     else:
         return None
     return f"data:{picture.media_type};base64,{_base64(picture.data)}"

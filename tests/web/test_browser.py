@@ -51,7 +51,7 @@ def test_a_queue_is_worked_by_keyboard_alone(cifar: Repository, serve: Serve, si
     ids.append(press(page, "s"))
     ids.append(press(page, "3"))
     page.keyboard.press("c")
-    page.keyboard.type("tru")
+    page.keyboard.type("truc")
     page.keyboard.press("Enter")
     page.wait_for_function("id => document.getElementById('panel').dataset.finding !== id", arg=ids[-1])
     ids.append(shown(page))
@@ -174,16 +174,10 @@ def test_two_reviewers_never_get_the_same_item(
     cifar: Repository, serve: Serve, sit_down: Open, users_file: Path
 ) -> None:
     site = serve(cifar, Users.from_file(users_file))
-    start = cifar.version("v1")
-    assert start
     people = [sit_down(site, "/v/v1/review", actor=name) for name in ("ann", "bob")]
     for page in people:
         page.locator("#start").click()
         page.wait_for_url("**/review/*")
-    first = shown(people[0])
-    if shown(people[1]) == first:  # both opened the first of the list: the second is told, and goes on
-        expect(people[1].locator(".notice").first).to_contain_text("ann")
-        press(people[1], "j")
     seen: dict[int, list[str]] = {0: [], 1: []}
     for _ in range(8):
         for number, page in enumerate(people):

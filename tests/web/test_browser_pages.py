@@ -59,7 +59,7 @@ def look(page: Page, name: str, problems: dict[str, list[str]]) -> None:
 
 def test_pages_of_a_data_set_are_accessible_and_fit_a_phone(cifar: Repository, serve: Serve, sit_down: Open) -> None:
     site = serve(cifar)
-    site.app.state.desk.workplace("v1").lookalikes(wait=True)
+    site.app.state.desk.workplace("v1").lookalikes(wait=60)
     problems: dict[str, list[str]] = {}
     page = sit_down(site, "/v/v1/")
     look(page, "overview", problems)

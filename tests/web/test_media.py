@@ -224,3 +224,19 @@ def test_boxes_come_back_from_the_shown_picture(orientation: int) -> None:
     size = ImageSize(80, 60, orientation)
     stored = (3.0, 5.0, 31.5, 40.0)
     assert stored_box(shown_box(stored, size) or (), size) == pytest.approx(stored)
+
+
+def test_a_thumbnail_shows_the_box_of_an_annotation(serve: Serve, repository: Repository) -> None:
+    """On a turned picture too, whose boxes are those of the file as it is stored."""
+    box = {"kind": "box", "label": "cat", "x1": 10.0, "y1": 10.0, "x2": 40.0, "y2": 30.0}
+    rows = [box | {"annotation_id": f"{name}#1", "sample_id": name} for name in ("up", "turned")]
+    files = {"up.jpg": photo(1), "turned.jpg": photo(1, exif=exif(6))}
+    client = site_of(serve, repository, files, rows).browser("ann")
+    up = opened(client.get("/media/v1/thumb/up?side=640&annotation=up%231")).convert("L")
+    turned = opened(client.get("/media/v1/thumb/turned?side=640&annotation=turned%231")).convert("L")
+    assert up.size == (47, 37)
+    stored = np.rot90(np.asarray(turned, float))
+    assert np.abs(np.subtract(stored.shape, (37, 47))).max() <= 1
+    assert np.abs(stored[:36, :46] - np.asarray(up, float)[:36, :46]).mean() < 20
+    whole = client.get("/media/v1/thumb/up?side=640").content
+    assert client.get("/media/v1/thumb/up?side=640&annotation=turned%231").content == whole  # somebody else's

@@ -350,3 +350,9 @@ setInterval(() => document.hidden || ahead.renew(item.finding.finding_id), RENEW
 
 show({ id: panel.dataset.finding, data: data(), panel: panel.cloneNode(true), title: document.title, fresh: true }, { push: false });
 refreshProgress();
+try {
+  if (sessionStorage.getItem("dsops.begin") && item.held_by) next();
+  sessionStorage.removeItem("dsops.begin");
+} catch {
+  // storage is switched off
+}

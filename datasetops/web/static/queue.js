@@ -223,6 +223,20 @@ outbox.addEventListener("refused", ({ detail }) => {
   refresh();
 });
 
+// The first item that nobody else has in hand.
+async function begin(start) {
+  const parameters = new URLSearchParams(location.search);
+  for (const name of ["page", "view"]) parameters.delete(name);
+  try {
+    const { finding_id: id } = await get(`${api}/next?${parameters}`);
+    if (id) start.href = start.href.replace(/\/review\/[^/?]+/, `/review/${encodeURIComponent(id)}`);
+    sessionStorage.setItem("dsops.begin", "1"); // the item view goes on by itself if somebody else was quicker
+  } catch {
+    // the first of the list it is
+  }
+  location.href = start.href;
+}
+
 // --- hands ------------------------------------------------------------------------------------------------------------
 
 document.getElementById("main").addEventListener("click", (event) => {
@@ -236,6 +250,12 @@ document.getElementById("main").addEventListener("click", (event) => {
   if (index >= 0 && (event.shiftKey || event.ctrlKey || event.metaKey) && event.target.closest("li")) {
     event.preventDefault();
     pick(index, { range: event.shiftKey });
+    return;
+  }
+  const start = event.target.closest("#start");
+  if (start && !event.ctrlKey && !event.metaKey) {
+    event.preventDefault();
+    begin(start);
     return;
   }
   const swap = event.target.closest("a[data-swap]");
