@@ -92,8 +92,8 @@ def remaining(
         )
     if sampled < FEWEST:
         basis = (
-            f"Only {sampled} of the {FEWEST} findings that a bound needs were drawn at random and decided in turn; "
-            "this is what such findings usually hold."
+            "That is what such findings usually hold; how sure it is can be told once "
+            f"{FEWEST - sampled} more that were drawn at random are decided."
         )
         return Remaining(float(chance @ left), 0, most, False, sampled, basis)
     low, high = _interval(sample)
