@@ -48,15 +48,15 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,test]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,test]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,test,lint]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,test,lint]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.core
-	$(PIP) --editable '.[transformers,label-studio,bench]'
+	$(PIP) --editable '.[transformers,label-studio,networks,ocr,ray,bench]'
 	touch $@
 
 # The annotation server has many requirements of its own, so it gets an environment of its own.

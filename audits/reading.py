@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 import unicodedata
 from collections.abc import Iterator
@@ -17,9 +15,7 @@ from PIL import Image
 from datasetops.audits.base import AuditContext
 from datasetops.audits.rowwise import Doubt
 from datasetops.audits.stored_images import stored_image
-from datasetops.errors import ModelError
 
-_PACKAGES: Final = ("rapidocr", "rapidocr_onnxruntime")  # the same reader, its newer releases first
 _SURE: Final = 0.9  # confidence from which a reading counts
 _VERY_SURE: Final = 0.97
 _HOPELESS: Final = 0.5  # error rate from which it is the reader that cannot read these texts
@@ -36,34 +32,6 @@ class Reader(Protocol):
 
     def read(self, crop: Image.Image) -> tuple[str, float]:
         """The text of an RGB picture, and how sure that is, in [0, 1]; an empty text where there is none."""
-
-
-class RapidOCR:
-    """The package rapidocr, or rapidocr_onnxruntime, of which only the recogniser is used."""
-
-    def __init__(self, package: str) -> None:
-        self.name = package
-        self._engine = importlib.import_module(package).RapidOCR()
-
-    def read(self, crop: Image.Image) -> tuple[str, float]:
-        pixels = np.asarray(crop.convert("RGB"))[:, :, ::-1]
-        answer = self._engine(np.ascontiguousarray(pixels), use_det=False, use_cls=False, use_rec=True)
-        if isinstance(answer, tuple):  # rapidocr_onnxruntime: lists of text and score, and times
-            lines = [(line[0], line[1]) for line in answer[0] or ()]
-        else:
-            lines = list(zip(answer.txts or (), answer.scores or (), strict=False))
-        return (str(lines[0][0]), float(lines[0][1])) if lines else ("", 0.0)
-
-
-def installed_reader() -> Reader:
-    """Raises ModelError where no reader is installed, or it cannot be used."""
-    found = [package for package in _PACKAGES if importlib.util.find_spec(package)]
-    if not found:
-        raise ModelError("No reader of texts is installed.", remedy=f"Install one with: pip install {_PACKAGES[0]}")
-    try:
-        return RapidOCR(found[0])
-    except Exception as error:
-        raise ModelError(f"{found[0]} cannot be used: {error}.", remedy="Install it again, or remove it.") from None
 
 
 def read_texts(rows: pd.DataFrame, context: AuditContext, reader: Reader) -> pd.DataFrame:

@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 
 from datasetops.audits.base import AuditContext, CheckResult, skipped
 from datasetops.audits.charts import bars
-from datasetops.audits.reading import Reader, installed_reader, misread, read_texts
+from datasetops.audits.reading import Reader, misread, read_texts
 from datasetops.audits.rowwise import Doubt, RowFindings, by_class, deviations, with_sizes
 from datasetops.audits.script import look_alikes, stray_controls, unlisted
 from datasetops.errors import DatasetOpsError
+from datasetops.models.ocr import installed_reader
 from datasetops.schema import Task
 
 Bools: TypeAlias = npt.NDArray[np.bool_]

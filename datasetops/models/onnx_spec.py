@@ -74,7 +74,7 @@ class OnnxSpec(Record):
     @classmethod
     def _as_the_family(cls, given: Any) -> Any:
         """Fields that are not given are as the family has them."""
-        if not isinstance(given, dict) or given.get("family") not in _FAMILIES:
+        if not isinstance(given, dict) or given.get("family") not in tuple(_FAMILIES):
             return given
         defaults, activation = _FAMILIES[given["family"]]
         filled = dict(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -11,8 +12,9 @@ from PIL import Image
 
 from datasetops.errors import ModelError, did_you_mean
 from datasetops.plugins import load_plugin, plugin_names
+from datasetops.records import sha256_hex
 
-_BUILT_IN: Final = ("efficientnet-lite0",)
+_DEFAULT: Final = "efficientnet-lite0"
 
 
 class Embedder(Protocol):
@@ -41,7 +43,7 @@ def open_embedder(reference: str, *, cache: Path) -> Embedder:
     if scheme not in known or not name:
         raise ModelError(
             f"{reference!r} is not a model reference.",
-            remedy=f"Write builtin:{_BUILT_IN[0]}, hf:NAME, hf:NAME@REVISION or local:DIR. "
+            remedy=f"Write builtin:{_DEFAULT}, hf:NAME, hf:NAME@REVISION or local:DIR. "
             + did_you_mean(scheme, known, noun="kinds of model"),
         )
     embedder: Embedder = load_plugin("models", scheme)(name, cache)
@@ -49,11 +51,30 @@ def open_embedder(reference: str, *, cache: Path) -> Embedder:
 
 
 def open_builtin(name: str, cache: Path) -> Embedder:
-    """A model whose weights come as a Python package. Raises ModelError for an unknown name."""
-    if name not in _BUILT_IN:
-        raise ModelError(
-            f"There is no built-in model {name!r}.", remedy=did_you_mean(name, _BUILT_IN, noun="built-in models")
-        )
-    from datasetops.models.efficientnet_lite import EfficientNetLite0
+    """A model whose weights come as a Python package, or several, joined by +. Raises ModelError for an unknown name."""
+    from datasetops.models.efficientnet_lite import NAMES, EfficientNetLite
 
-    return EfficientNetLite0(cache)
+    names = name.split("+")
+    for one in names:
+        if one not in NAMES:
+            raise ModelError(
+                f"There is no built-in model {one!r}.", remedy=did_you_mean(one, NAMES, noun="built-in models")
+            )
+    opened = [EfficientNetLite(cache, one) for one in names]
+    return opened[0] if len(opened) == 1 else Joined(opened)
+
+
+class Joined:
+    """Embedders that take the same input: their vectors, one after the other."""
+
+    def __init__(self, parts: Sequence[Embedder]) -> None:
+        self._parts = parts
+        self.digest = sha256_hex(" ".join(part.digest for part in parts).encode())
+        self.dim = sum(part.dim for part in parts)
+        self.side = parts[0].side
+
+    def prepare(self, image: Image.Image) -> npt.NDArray[Any]:
+        return self._parts[0].prepare(image)
+
+    def embed(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        return np.concatenate([part.embed(batch) for part in self._parts], axis=1)

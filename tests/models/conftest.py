@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from datasetops.models import open_embedder
-from datasetops.models.efficientnet_lite import EfficientNetLite0
+from datasetops.models.efficientnet_lite import EfficientNetLite
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
-def lite(tmp_path_factory: pytest.TempPathFactory) -> EfficientNetLite0:
+def lite(tmp_path_factory: pytest.TempPathFactory) -> EfficientNetLite:
     embedder = open_embedder("builtin:efficientnet-lite0", cache=tmp_path_factory.mktemp("models"))
-    assert isinstance(embedder, EfficientNetLite0)
+    assert isinstance(embedder, EfficientNetLite)
     return embedder

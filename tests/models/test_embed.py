@@ -17,7 +17,7 @@ from PIL import Image
 from datasetops.errors import DatasetOpsError
 from datasetops.images import decode_rgb
 from datasetops.models import EmbeddingCache, embed_images
-from datasetops.models.efficientnet_lite import EfficientNetLite0
+from datasetops.models.efficientnet_lite import EfficientNetLite
 
 
 class MeanColour:
@@ -117,7 +117,7 @@ def test_reading_is_ahead_of_the_model() -> None:
     assert vectors[:, 0].tolist() == list(range(16))
 
 
-def test_real_vectors_do_not_depend_on_the_cache_or_the_threads(lite: EfficientNetLite0, tmp_path: Path) -> None:
+def test_real_vectors_do_not_depend_on_the_cache_or_the_threads(lite: EfficientNetLite, tmp_path: Path) -> None:
     files = [encoded(photo, "JPEG", quality=90) for photo in photos()]
     files += [encoded(Image.open(io.BytesIO(file)).rotate(20)) for file in files]
     keys = [str(i) for i in range(len(files))]
@@ -129,7 +129,7 @@ def test_real_vectors_do_not_depend_on_the_cache_or_the_threads(lite: EfficientN
     np.testing.assert_allclose(first, direct, rtol=1e-3, atol=1e-4)
 
 
-def test_a_jpeg_decoded_at_reduced_size_has_nearly_the_same_vector(lite: EfficientNetLite0) -> None:
+def test_a_jpeg_decoded_at_reduced_size_has_nearly_the_same_vector(lite: EfficientNetLite) -> None:
     for photo in photos():
         data = encoded(photo.resize((1280, 854)), "JPEG", quality=95)
         full, reduced = (lite.embed(lite.prepare(decode_rgb(data, at_least=at))[None])[0] for at in (None, lite.side))

@@ -15,7 +15,7 @@ from datasetops.models import open_embedder
     [
         ("efficientnet-lite0", "builtin:"),
         ("builtn:efficientnet-lite0", "Did you mean 'builtin'"),
-        ("builtin:efficientnet-lite", "Did you mean 'efficientnet-lite0'"),
+        ("builtin:efficientnet-lite", "Did you mean 'efficientnet-lite2'"),
         ("builtin:", "builtin:"),
         ("hf:", "hf:NAME@REVISION"),
         ("ftp:x", "local"),

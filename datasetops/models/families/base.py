@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,7 +38,9 @@ class TransformersPredictor:
         """`options` and `inputs` (JSON-able: what else predictions depend on) go into the digest."""
         self.name, self.revision, self.device = checkpoint.name, checkpoint.revision, checkpoint.device
         self._model, self._processor, self._options = checkpoint.model, checkpoint.processor, options
-        self._lock = threading.Lock()  # torch uses all cores for one call
+        on_cpu = str(self.device) == "cpu"
+        self.lanes = 0 if on_cpu else 1  # calls of one thread each keep processors busier than one call of several
+        self._turn: AbstractContextManager[Any] = nullcontext() if on_cpu else threading.Lock()
         parts = [type(self).__name__, checkpoint_digest(self._model, self._processor), plain(options), plain(inputs)]
         self.digest = sha256_hex(canonical_json(parts))
 
@@ -58,7 +61,7 @@ class TransformersPredictor:
         for index, item in enumerate(prepared):
             groups.setdefault(tuple(value.shape for value in item.inputs.values()), []).append(index)
         results: list[list[Prediction]] = [[] for _ in prepared]
-        with self._lock, torch.inference_mode():
+        with self._turn, torch.inference_mode():
             for indices in groups.values():
                 items = [prepared[index] for index in indices]
                 inputs = {

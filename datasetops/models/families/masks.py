@@ -81,7 +81,7 @@ class MaskPredictor(TransformersPredictor):
             ):
                 # A NaN score stays: it marks an image on which the model failed.
                 asked[index] = tuple(box for box in found if not box.score < self._options["boxes_min_score"])
-        with self._lock, torch.inference_mode():
+        with self._turn, torch.inference_mode():
             return [self._masks(item.image, boxes) for item, boxes in zip(prepared, asked, strict=True)]
 
     def _masks(self, image: Prepared, boxes: tuple[Prediction, ...] | None) -> list[Prediction]:
