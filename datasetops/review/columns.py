@@ -72,7 +72,13 @@ def slice_columns(samples: pa.Table, keys: Sequence[str]) -> dict[str, Column]:
     places = _places(texts)
     read = _metadata_columns(texts.dictionary.to_pylist(), frozenset(keys))
     found = {key: Column.of(samples[key].cast(pa.string())) for key in own}
-    return found | {key: column.take(places) for key, column in sorted(read.items()) if key not in found}
+    metadata = {key: column.take(places) for key, column in sorted(read.items()) if key not in found}
+    return found | {key: column for key, column in metadata.items() if key in keys or _divides(column)}
+
+
+def _divides(column: Column) -> bool:
+    """Whether some value is shared: one that each sample has of its own, such as a number or an address, is no slice."""
+    return int((column.codes > 0).sum()) > len(column.names) - 1
 
 
 def _metadata_columns(texts: Sequence[str], listed: frozenset[str]) -> dict[str, Column]:

@@ -18,7 +18,7 @@ from datasetops.review.texts import cut_values
 from datasetops.store.media import base_name
 
 NEIGHBOURS: Final = 12  # lookalikes shown
-_VERDICTS: Final = {"error": "an error", "fine": "no error", "unsure": "cannot be told"}
+VERDICTS_IN_WORDS: Final = {"error": "an error", "fine": "right as it is", "unsure": "unsure"}
 
 
 def item(
@@ -73,17 +73,20 @@ def item(
 def evidence(queue: Queue, finding: Mapping[str, Any]) -> str:
     """In sentences, how sure this is: how it compares with its check's findings, and how often those were right."""
     check, severity = finding["check"], finding["severity"]
+    named = check.replace("_", " ")
     worse, others = queue.items.compared(finding["rank"])
     words = [f"Score {finding['score']:.3f}, where 1 is clean."]
-    if others:
+    if others == 1:
+        words.append(f"The other finding of {named} {'looks' if worse else 'does not look'} worse.")
+    elif others:
         words.append(
-            f"{worse:,} of the other {others:,} findings of {check} look worse."
+            f"{worse:,} of the other {others:,} findings of {named} {'looks' if worse == 1 else 'look'} worse."
             if worse
-            else f"None of the other {others:,} findings of {check} looks worse."
+            else f"None of the other {others:,} findings of {named} looks worse."
         )
     errors, settled = queue.settled(check, severity)
     if settled:
-        words.append(f"Of {settled:,} of {check} and severity {severity} that were decided, {errors:,} were errors.")
+        words.append(f"Of {settled:,} of {named} and severity {severity} that were decided, {errors:,} were errors.")
     if finding["at_random"]:
         words.append("Drawn at random, not because it looks worst.")
     return " ".join(words)
@@ -112,5 +115,5 @@ def _other(queue: Queue, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decision(made: Decision, annotations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    words = fix_in_words(made.fix, annotations) if made.fix else _VERDICTS[made.verdict]
+    words = fix_in_words(made.fix, annotations) if made.fix else VERDICTS_IN_WORDS[made.verdict]
     return {"words": words} | {name: getattr(made, name) for name in ("actor", "verdict", "note", "time")}

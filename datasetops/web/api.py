@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from datasetops.review.item import VERDICTS_IN_WORDS
 from datasetops.web.deciding import Choice, decide, undo
 from datasetops.web.media import SIDES, Box, Picture
 from datasetops.web.pages import LARGEST_PAGE, PAGE, filters_of, item_data, queue_data, ready, whole
@@ -91,6 +92,7 @@ def since(request: Request, version: str) -> Response:
             "entry": newest,
             "decided": [
                 {"finding_id": item.finding_id, "actor": item.actor, "verdict": item.verdict}
+                | {"words": VERDICTS_IN_WORDS[item.verdict]}
                 for said in made.values()
                 for item in said
             ],

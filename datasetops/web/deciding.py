@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from datasetops.audits.decisions import AlreadyDecidedError, Decision, Fix
 from datasetops.errors import NotFoundError
 from datasetops.review.fixes import fix_in_words, relabel_to, suggested_fix
+from datasetops.review.item import VERDICTS_IN_WORDS
 from datasetops.review.queue import Queue
 from datasetops.web.edits import class_name, stored_fields
 from datasetops.web.workplace import Desk, Workplace
@@ -73,7 +74,7 @@ def undo(workplace: Workplace, finding_ids: Sequence[str] | None, actor: str) ->
 
 
 def _in_words(queue: Queue, decision: Decision) -> str:
-    said = {"fine": "no fault", "unsure": "unsure", "error": "an error"}[decision.verdict]
+    said = VERDICTS_IN_WORDS[decision.verdict]
     if decision.fix and decision.sample_id:
         said = fix_in_words(decision.fix, queue.rows.annotations([decision.sample_id])[decision.sample_id])
     return f"{decision.actor} decided this: {said}."

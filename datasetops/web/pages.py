@@ -93,7 +93,12 @@ def compare_page(request: Request, a: str, b: str) -> Response:
 @router.get("/v/{version}/qa/")
 def newest_qa(request: Request, version: str) -> Response:
     found = _desk(request).version(version)
-    return RedirectResponse(f"/v/{found.name}/qa/{newest_plan(_desk(request).repository, found).name}", 303)
+    try:
+        plan = newest_plan(_desk(request).repository, found)
+    except NotFoundError as error:
+        data = {"error": error.message, "remedy": error.remedy}
+        return _page(request, "message.html", error.message, "qa", data, found)
+    return RedirectResponse(f"/v/{found.name}/qa/{plan.name}", 303)
 
 
 @router.get("/v/{version}/qa/{plan}")

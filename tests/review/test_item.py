@@ -151,10 +151,8 @@ def test_an_item_has_all_that_is_drawn(repository: Repository) -> None:
     assert (found["sample"]["width"], found["sample"]["height"], found["sample"]["name"]) == (40, 20, "a.jpg")
     assert [other["finding_id"] for other in found["others"]] == [MISSING]
     assert found["finding"]["at_random"] is False
-    assert "None of the other 1 findings of swapped_box looks worse" in found["finding"]["evidence"]
-    assert (
-        "1 of the other 1 findings of swapped_box look worse" in told(repository, version, OTHER)["finding"]["evidence"]
-    )
+    assert "The other finding of swapped box does not look worse" in found["finding"]["evidence"]
+    assert "The other finding of swapped box looks worse" in told(repository, version, OTHER)["finding"]["evidence"]
     assert (found["held_by"], found["history"]) == (None, None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from datasetops.audits.decisions import Decision, DecisionLog
@@ -17,6 +19,7 @@ from datasetops.audits.worklist import worklist
 from datasetops.errors import DamagedError, NotFoundError
 from datasetops.manifest import Change, Repository, Version
 from datasetops.records import Finding, findings_table
+from datasetops.review.columns import slice_columns
 from datasetops.review.filters import Filters
 from datasetops.review.queue import Queue
 from datasetops.schema import LabelSchema
@@ -213,6 +216,13 @@ def test_a_facet_counts_with_the_other_filters(queue: Queue, filters: Filters) -
 
 def test_slices_are_those_with_few_values(queue: Queue) -> None:
     assert {value.partition("=")[0] for value, _ in queue.facets(Filters())["slice"]} == {"light", "device"}
+
+
+def test_what_each_sample_has_of_its_own_is_no_slice() -> None:
+    texts = [json.dumps({"number": at, "light": "day" if at else "night"}) for at in range(3)]
+    samples = pa.table({"metadata": texts})
+    assert set(slice_columns(samples, [])) == {"light"}
+    assert set(slice_columns(samples, ["number"])) == {"light", "number"}  # the schema says otherwise
 
 
 def test_decided_ones_leave_and_can_be_asked_for(queue: Queue, version: Version, log: DecisionLog) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from browser_fixtures import Open, press, sent, shown, standing
 from playwright.sync_api import expect
-from review_site import Serve
+from review_site import Dataset, Serve
 
 from datasetops.manifest import Repository
 from datasetops.manifest.diff import diff
-from datasetops.qa.plan import load_plan
+from datasetops.qa.plan import load_plan, make_plan
 from datasetops.qa.verdicts import load_verdicts
 from datasetops.review.apply import apply
 from datasetops.web.app import create_app
@@ -293,3 +293,49 @@ def test_blind_checks_show_nothing_that_was_given(cifar: Repository, serve: Serv
     assert {item.sample_id: item.verdict for item in said if item.verdict != "unsure"} == answers
     assert Counter(item.verdict for item in said) == {"right": 2, "wrong": 2, "unsure": 1}
     assert {item.reviewer for item in said} == {"ann"}
+
+
+def test_enter_saves_the_boxes_of_a_blind_check(dataset: Dataset, serve: Serve, sit_down: Open) -> None:
+    plan = make_plan(dataset.repository, dataset.version, size=24, stages=1, second=0, seed="a")
+    page = sit_down(serve(dataset.repository), f"/v/v1/qa/{plan.name}")
+    page.wait_for_function("() => document.querySelector('.picture').naturalWidth > 0")
+    stage = page.locator(".frame").bounding_box()
+    assert stage
+    page.mouse.move(stage["x"] + 40, stage["y"] + 80)
+    page.mouse.down()
+    page.mouse.move(stage["x"] + 120, stage["y"] + 150, steps=4)
+    page.mouse.up()
+    page.keyboard.press("Shift+Enter")  # a second one, by keyboard
+    expect(page.locator("#stage rect.line")).to_have_count(2)
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-done]")).to_have_text("1")
+    assert len(load_verdicts(dataset.repository, load_plan(dataset.repository, plan.name))) == 1
+
+
+def test_what_is_undone_is_shown_at_once(cifar: Repository, serve: Serve, sit_down: Open) -> None:
+    """A key pressed right after never decides about the item that came next."""
+    page = sit_down(serve(cifar), "/v/v1/review")
+    page.locator("#start").click()
+    page.wait_for_url("**/review/*")
+    name = shown(page)
+    press(page, "k")
+    sent(page)
+    page.route("**/api/v/v1/undo", lambda route: None)  # the server takes its time
+    page.evaluate("window.setTimeout = () => 0")  # and nothing waits for a moment to pass
+    page.keyboard.press("z")
+    page.wait_for_function("id => document.getElementById('panel').dataset.finding === id", arg=name)
+
+
+def test_a_message_lets_the_image_below_be_drawn_on(blood: Repository, serve: Serve, sit_down: Open) -> None:
+    page = sit_down(serve(blood), "/v/v1/review?check=misplaced_box")
+    page.locator("#start").click()
+    page.wait_for_url("**/review/*")
+    shown(page)
+    press(page, "u")
+    message = page.locator(".toast")
+    box = message.bounding_box()
+    assert box
+    under = "([x, y]) => Boolean(document.elementFromPoint(x, y).closest('.stage'))"
+    assert page.evaluate(under, [box["x"] + 8, box["y"] + 8])
+    page.keyboard.press("e")
+    expect(message).to_have_count(0)

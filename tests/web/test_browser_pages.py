@@ -238,3 +238,45 @@ def test_a_large_image_is_zoomed_and_seen_as_it_is(tmp_path: Any, serve: Serve, 
     assert decision.fix
     moved = decision.fix.put[0]  # to the right as shown is upwards as stored
     assert [moved[side] for side in ("x1", "y1", "x2", "y2")] == pytest.approx([10, 10, 50, 30])
+
+
+def test_outlines_are_drawn_and_decided(tmp_path: Any, serve: Serve, sit_down: Open) -> None:
+    """Polygons and keypoints, by scripts and in the page that comes without them."""
+    schema = LabelSchema.model_validate(
+        {
+            "name": "shapes", "version": 1, "classes": [{"id": 0, "name": "leaf"}, {"id": 1, "name": "bud"}],
+            "tasks": [{"kind": "polygon"}, {"kind": "keypoints", "keypoints": ["tip", "stem"]}],
+        }
+    )  # fmt: skip
+    repository = Repository.init(tmp_path / "shapes", schema)
+    base = {"sample_id": "a", "label": "leaf", "source": "human"}
+    rows = [
+        {"annotation_id": "p", "kind": "polygon", "geometry": {"polygons": [[10, 20, 70, 20, 70, 50]]}},
+        {"annotation_id": "k", "kind": "keypoints", "geometry": {"keypoints": [5, 6, 2, 0, 0, 0]}},
+    ]
+    change = Change(samples=[sample(repository, "a.jpg", photo(1))], annotations=[base | row for row in rows])
+    version = repository.commit(change, message="drawn").version
+    findings = [
+        Finding("mask", "high", 0.1, "Odd.", sample_id="a", annotation_id="p", given="leaf", suggested="bud"),
+        Finding("keypoints", "low", 0.2, "Odd, too.", sample_id="a", annotation_id="k", given="leaf"),
+    ]
+    name, _ = audited(repository, version, findings)
+    site = serve(repository)
+    page = sit_down(site, f"/v/v1/review/{name}")
+    assert shown(page) == name
+    points = page.locator("#stage .shapes polygon.line.subject").get_attribute("points")
+    assert [float(value) for value in (points or "").split()] == [10, 20, 70, 20, 70, 50]
+    assert page.locator("#stage circle.dot").count() == 1
+    page.keyboard.press("e")
+    expect(page.locator(".hint")).to_contain_text("An outline stays where it is")
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    page.wait_for_function("id => document.getElementById('panel').dataset.finding !== id", arg=name)
+    sent(page)
+    (decision,) = standing(repository)
+    assert decision.fix
+    assert [dict(row) for row in decision.fix.put] == [{"annotation_id": "p", "label": "bud"}]
+    plain = sit_down(site, f"/v/v1/review/{name}", java_script_enabled=False)
+    points = plain.locator(".plain-shapes polygon").get_attribute("points")
+    assert [float(value) for value in (points or "").split()] == [10, 20, 70, 20, 70, 50]
+    assert plain.locator(".plain-shapes circle").count() == 1

@@ -176,7 +176,7 @@ def test_what_somebody_else_decided_is_refused_and_the_rest_kept(team: Site, dat
     partly = decide(bob, [first, *others], "suggestion")
     assert (partly.status_code, partly.json()["kept"]) == (200, others)
     assert [(item["finding_id"], item["by"]) for item in partly.json()["refused"]] == [(first, "ann")]
-    assert "no fault" in partly.json()["refused"][0]["words"]
+    assert "right as it is" in partly.json()["refused"][0]["words"]
     wholly = decide(bob, [first], "suggestion", "2")
     assert (wholly.status_code, wholly.json()["kept"]) == (409, [])
     assert decide(bob, [first], "suggestion", "3", second=True).status_code == 200
@@ -425,3 +425,10 @@ def test_answers_are_not_held_back_for_more() -> None:
         assert first.proto == second.proto == socket.IPPROTO_TCP  # else asyncio leaves Nagle's algorithm on: 40 ms
         with pytest.raises(ConflictError, match="cannot be used"):
             _listen("127.0.0.1", first.getsockname()[1])
+
+
+def test_a_version_without_a_qa_plan_says_how_to_make_one(dataset: Dataset, serve: Serve) -> None:
+    page = serve(dataset.repository).browser("ann").get("/v/v1/qa")
+    assert page.status_code == 200
+    assert "dsops qa plan v1" in page.text
+    assert 'href="/v/v1/review"' in page.text  # the tabs stay

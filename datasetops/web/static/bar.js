@@ -122,7 +122,7 @@ export class Bar {
     this.drawButton.setAttribute("aria-pressed", String(boxes.drawing));
     this.deleteButton.setAttribute("aria-disabled", String(!box));
     this.#mark(null, box?.label ?? boxes.label, false);
-    this.editHint.textContent = boxes.drawing ? "Drag on the image, or Enter for a box in the middle" : box ? "Drag the box or its corners; arrows move, Shift + arrows resize" : "Choose a box by a click or [ ]";
+    this.editHint.textContent = boxes.drawing ? "Drag on the image, or Enter for a box in the middle" : box?.shape ? "An outline stays where it is: delete it, or choose its class" : box ? "Drag the box or its corners; arrows move, Shift + arrows resize" : "Choose a box by a click or [ ]; d draws one";
   }
 
   openNote() {

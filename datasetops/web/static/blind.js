@@ -26,7 +26,7 @@ const buttons = new Map();
 
 function build() {
   document.getElementById("hint").textContent = regions
-    ? "Choose a class, then drag a box around each object. Nothing there? Save without boxes."
+    ? "Choose a class, then drag a box around each object (Shift + Enter puts one in the middle). Nothing there? Save without boxes."
     : plan.multi_label ? "Choose every class that holds, then save." : "Choose with the mouse or by number; the next item comes at once.";
   const group = el("div", { class: "answers", role: "group", "aria-labelledby": "question" });
   for (const [index, one] of classes.slice(0, 60).entries()) {
@@ -130,7 +130,7 @@ bindKeys({
   },
   search: () => chooseClass(classes, (name) => (regions && viewer.boxes.selected ? viewer.boxes.name(name) : choose(name))),
   unsure: () => send({ unsure: true }, "Unsure"),
-  enter: () => (regions && viewer.boxes.drawing && document.activeElement === viewer.stage ? viewer.boxes.drawInTheMiddle() : several ? save() : false),
+  enter: (event) => (regions && event.shiftKey ? viewer.boxes.drawInTheMiddle() : several ? save() : false),
   draw: () => regions && viewer.boxes.toggleDraw(),
   delete: () => viewer.boxes.delete(),
   before: () => viewer.boxes.step(-1),

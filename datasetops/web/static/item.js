@@ -4,7 +4,7 @@ import { actor, api, get, media, newId, Outbox, path, showWaiting, version } fro
 import { Bar } from "./bar.js";
 import { besides } from "./beside.js";
 import { data, el, harmless, say, toast } from "./dom.js";
-import { bindKeys } from "./keys.js";
+import { bindKeys, showKeys } from "./keys.js";
 import { showProgress, watch } from "./live.js";
 import { Viewer } from "./viewer.js";
 
@@ -135,12 +135,15 @@ async function undoLast() {
   const last = done.pop();
   if (!last) return void toast("There is nothing to undo", { name: "lacking", seconds: 3 });
   ahead.unskip(last.ids);
+  const before = seen.get(last.ids[0]); // at once: the next key must not decide about another item
+  if (before) show({ ...before, fresh: false }, { back: true });
   if (!outbox.drop(last.name)) {
     const name = outbox.put(`${api}/undo`, { finding_ids: last.ids });
     await settled(name);
   }
   toast("Undone", { name: "decided", seconds: 3 });
-  await open(last.ids[0], { back: true });
+  if (before && !before.data.decisions.length) ahead.renew(last.ids[0]);
+  else await open(last.ids[0], { back: true });
   refreshProgress();
 }
 
@@ -216,6 +219,7 @@ function edit() {
   const { given, suggested, check } = item.finding;
   const missing = item.annotations.every((one) => !one.subject);
   const proposal = item.suggestion?.fix?.kind === "edit" && ["missing_box", "misplaced_box"].includes(check) ? item.suggestion.fix : null;
+  for (const old of document.querySelectorAll('.toast[data-name="decided"]')) old.remove(); // it covers a part of the image
   viewer.boxes.start(item.annotations, { proposal, label: (missing && suggested) || given || suggested || item.classes[0]?.name });
   bar.editing(true, viewer.boxes);
   stage.focus({ preventScroll: true });
@@ -301,6 +305,7 @@ panel.addEventListener("click", (event) => {
   if (!link) return;
   event.preventDefault();
   if (link.dataset.do === "grid") location.href = list;
+  else if (link.dataset.do === "keys") showKeys();
   else if (link.dataset.do === "next") next();
   else if (link.dataset.do === "previous") previous();
   else if (link.dataset.open) open(link.dataset.open);
@@ -343,7 +348,7 @@ watch(({ decided, holding }) => {
   const holder = holding[item.sample?.sample_id];
   if (!notices) return;
   notices.querySelector("[data-live]")?.remove();
-  if (mine) notices.append(el("p", { class: "notice", "data-live": "" }, el("b", {}, mine.actor), ` has just decided this: ${mine.verdict}.`));
+  if (mine) notices.append(el("p", { class: "notice", "data-live": "" }, el("b", {}, mine.actor), ` has just decided this: ${mine.words}.`));
   else if (holder && holder !== actor) notices.append(el("p", { class: "notice", "data-live": "" }, `${holder} is looking at this item now.`));
 }, (fresh) => (progress = fresh));
 setInterval(() => document.hidden || ahead.renew(item.finding.finding_id), RENEW);

@@ -242,11 +242,7 @@ async function begin(start) {
 document.getElementById("main").addEventListener("click", (event) => {
   const box = event.target.closest(".pick");
   const index = rows().findIndex((row) => row.contains(event.target));
-  if (box) {
-    event.preventDefault(); // drawn from what is selected
-    setTimeout(() => pick(index, { range: event.shiftKey }));
-    return;
-  }
+  if (box) return pick(index, { range: event.shiftKey }); // before the next key
   if (index >= 0 && (event.shiftKey || event.ctrlKey || event.metaKey) && event.target.closest("li")) {
     event.preventDefault();
     pick(index, { range: event.shiftKey });

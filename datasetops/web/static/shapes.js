@@ -19,7 +19,7 @@ export function annotation(row, marked = null) {
   const found = [];
   const stroke = (tag, place, fill = {}) => found.push(svg(tag, { ...place, class: `halo ${kind}` }), svg(tag, { ...place, ...fill, class: `line ${kind}`, stroke: row.colour }));
   if (row.box && row.kind !== "mask" && row.kind !== "polygon") found.push(...outline(row.box, row.colour, kind, row.subject ? row.label || row.kind : null));
-  for (const ring of row.polygons || []) stroke("polygon", { points: ring.map(([x, y]) => `${x},${y}`).join(" ") }, { fill: row.colour, "fill-opacity": 0.12 });
+  for (const ring of row.polygons || []) stroke("polygon", { points: ring.join(" ") }, { fill: row.colour, "fill-opacity": 0.12 });
   const seen = (point) => point && point[2] !== 0;
   for (const [i, j] of row.keypoints ? row.skeleton || [] : []) {
     const [a, b] = [row.keypoints[i], row.keypoints[j]];

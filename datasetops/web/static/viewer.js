@@ -159,9 +159,9 @@ export class Viewer extends EventTarget {
   }
   subjectBox() {
     const item = this.item;
-    const subject = item?.annotations?.find((one) => one.subject && (one.box || one.polygons || one.keypoints));
+    const subject = item?.annotations?.find((one) => one.subject && (one.box || one.keypoints));
     if (subject?.box) return subject.box;
-    const points = subject?.polygons?.flat() || subject?.keypoints?.filter((point) => point[2] !== 0);
+    const points = subject?.keypoints?.filter((point) => point[2] !== 0);
     if (points?.length) {
       const [xs, ys] = [points.map((point) => point[0]), points.map((point) => point[1])];
       return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)];
