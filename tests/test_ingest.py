@@ -197,6 +197,7 @@ def test_splits_are_stable_under_growth_and_keep_groups_whole(repository: Reposi
     assert not assign_splits(repository, shares).changed
 
 
+@pytest.mark.slow
 def test_real_annotation_passes_become_versions_that_match_box_by_box(data: Path, tmp_path: Path) -> None:
     """The counts are those of greedy matching of red cells at an intersection over union of 0.5."""
     repository = Repository.init(tmp_path / "cells", load_schema("blood_cells"))

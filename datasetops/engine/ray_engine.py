@@ -7,7 +7,7 @@ import os
 import pickle
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -85,7 +85,7 @@ class RayEngine:
             num_gpus=self.gpus or None,
         )
         try:
-            tables: Iterator[Any] = found.iter_batches(batch_size=None, batch_format="pyarrow")
+            tables: Iterable[Any] = found.iter_batches(batch_size=None, batch_format="pyarrow")
             for table in tables:
                 for packed in table["results"].to_pylist():
                     results = pickle.loads(packed)  # noqa: S301 (from this run's own workers)

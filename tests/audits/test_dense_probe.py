@@ -139,6 +139,7 @@ def test_a_projection_gives_numbers_of_unit_size_even_where_nothing_varies() -> 
     assert not np.any(flat.fine)
 
 
+@pytest.mark.slow
 def test_cells_learn_where_objects_are_and_how_large() -> None:
     """The cell at an object's middle is marked, and says how wide the object is."""
     rng = np.random.default_rng(0)

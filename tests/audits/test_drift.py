@@ -116,6 +116,7 @@ def test_population_stability_by_hand() -> None:
     assert population_stability(np.array([5, 5]), np.array([500, 500])) == pytest.approx(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "values"), [(60, 60, 5), (500, 100, 12)])
 def test_stability_by_chance_is_calibrated(n: int, m: int, values: int) -> None:
     p, expected, seen = [], [], []
@@ -141,6 +142,7 @@ def test_blocks_of_one_kind_count_as_one_item() -> None:
     assert block_inflation(codes, None, np.full(4, 0.25)) == 1
 
 
+@pytest.mark.slow
 def test_shares_in_blocks_raise_no_more_false_alarms_than_they_should() -> None:
     found: dict[str, list[float]] = {"index": [], "index alone": [], "class": [], "class alone": []}
     for seed in range(200):

@@ -70,6 +70,7 @@ def test_of_many_copies_a_few_are_named(build: Any) -> None:
     assert result.findings[-1].message == "the same file as s00000.png and 48 more"
 
 
+@pytest.mark.slow
 def test_near_duplicates_of_cifar_that_people_judged(data: Path, build: Any) -> None:
     """Of 279 pairs judged the same shot at least 95 % are found, and few of those judged different."""
     folder = data / "cifar10_neardup"

@@ -224,6 +224,7 @@ def test_real_people(build: Any, people: Any) -> None:
     assert len(result.findings) < 0.005 * len(people[1])
 
 
+@pytest.mark.slow
 def test_sides_swapped_among_real_people(build: Any, people: Any) -> None:
     names, rows = people[0], [dict(one) for one in people[1]]
     rng = np.random.default_rng(4)

@@ -107,6 +107,7 @@ def test_bounds_cover_the_truth(rate: float, sizes: tuple[int, ...], even: bool)
     assert sum(bounds[int(x)][0] <= truth for x in found) >= 929
 
 
+@pytest.mark.slow
 def test_bounds_cover_the_truth_where_reviewers_err() -> None:
     rng = np.random.default_rng(3)
     sample, bad = Drawn((500, 300), (100, 60)), (60, 12)

@@ -34,6 +34,7 @@ def test_a_whole_repository_is_whole(filled: Repository) -> None:
     assert verify(filled, ["v1"]) == []
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_object_is_found(filled: Repository) -> None:
     """Every object, several places in each: the first and last bytes and some between."""
     rng = random.Random(0)

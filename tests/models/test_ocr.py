@@ -12,6 +12,8 @@ from datasetops.errors import ModelError
 from datasetops.models.ocr import PACKAGES, installed_reader, open_ocr
 from datasetops.models.predictor import Prediction, Predictor, Request
 
+pytestmark = pytest.mark.slow
+
 INSTALLED = [name for name in PACKAGES if importlib.util.find_spec(name)]
 needs_reader = pytest.mark.skipif(not INSTALLED, reason=f"neither {' nor '.join(PACKAGES)} is installed")
 

@@ -29,6 +29,8 @@ from tiny_checkpoints import FAMILIES, save_family
 
 from datasetops.models.families import open_hub, open_local
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = Prompts({"cat": ("a photo of a cat", "cat"), "cell": ("red cell", "white cell"), "tree": ("tree",)})
 CLASSIFIERS, DETECTORS = ("vit", "dinov2", "convnext"), ("detr", "rt-detr", "rt-detr-v2", "d-fine")
 ZERO_SHOT, OWLS = ("clip", "siglip"), ("owlv2", "owlvit")

@@ -52,6 +52,7 @@ def make(family: str) -> Any:
     return models().CLIPModel(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["vit", "dinov2", "clip vision", "clip"])
 def test_vectors_are_the_models_pooled_output(family: str, tmp_path: Path) -> None:
     import torch

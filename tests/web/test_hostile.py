@@ -16,6 +16,8 @@ from datasetops.records import Finding
 from datasetops.schema import LabelSchema
 from datasetops.web.render import tojson_safe
 
+pytestmark = pytest.mark.server
+
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = "\"'><img src=x onerror=alert(1)>"
 CLOSING = "</script><script>alert(2)</script><!-- \u2028\u2029 &lt; {{ 7*7 }} {% raw %}"

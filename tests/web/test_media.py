@@ -19,6 +19,8 @@ from datasetops.manifest import Change, Repository
 from datasetops.review.shown import shown_box
 from datasetops.web.edits import stored_box
 
+pytestmark = pytest.mark.server
+
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 PNG = b"\x89PNG"
 JPEG = b"\xff\xd8\xff"

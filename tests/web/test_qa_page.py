@@ -15,6 +15,8 @@ from datasetops.qa.verdicts import load_verdicts
 from datasetops.schema import LabelSchema
 from datasetops.web.users import Users
 
+pytestmark = pytest.mark.server
+
 Labels = dict[str, str]
 
 

@@ -18,6 +18,8 @@ from datasetops.web.security import BODY_LIMIT
 from datasetops.web.sessions import Sessions, load_secret
 from datasetops.web.users import LONGEST_WAIT, Password, Tries, Users, read_users, set_password
 
+pytestmark = pytest.mark.server
+
 KEEP = {"decision_id": "1", "finding_ids": ["x"], "action": "keep"}
 
 

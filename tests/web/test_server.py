@@ -25,6 +25,8 @@ from datasetops.manifest import Change, Repository
 from datasetops.records import Finding
 from datasetops.web.holds import SECONDS, Holds
 
+pytestmark = pytest.mark.server
+
 MAIN = (
     "import typer; from datasetops.cli import review; app = typer.Typer(); app.callback()(lambda: None); "
     "review.register(app); app()"

@@ -1,0 +1,1 @@
+"""Labels by models: what they say about images, what of it becomes annotations, and how often that is right."""

@@ -1,0 +1,174 @@
+"""Where models differ from each other and from people: a table kept beside the predictions, for audits and selection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import combinations
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datasetops.errors import NotFoundError
+from datasetops.manifest import Repository, Version
+from datasetops.preannotate.mapping import ClassMapping, choose_mapping
+from datasetops.preannotate.measure import KINDS, judge, people_said
+from datasetops.preannotate.predictions import ModelInfo, PredictionStore, stored_models
+from datasetops.preannotate.rows import Owners, RowRules, rows_of
+from datasetops.records import ANNOTATIONS, canonical_json, sha256_hex
+
+PEOPLE: Final = "people"
+_FOLDER: Final = "predictions/disagreement/"
+
+# One row a sample and pair of voices that both said something of it; who agrees has a row too.
+DISAGREEMENT: Final = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("kind", pa.string()),
+        ("one", pa.string()),  # a model's label, NAME@REVISION#DIGEST, or "people"
+        ("other", pa.string()),
+        ("disagreement", pa.float64()),  # in [0, 1]: share of what both said that the other did not say as well
+        ("one_said", pa.string()),  # classes with commas between, as often as they were given
+        ("other_said", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What somebody said of samples: `rows` have sample_id, label and score (None: sure), boxes their corners as well.
+
+    `answered` are the samples that were looked at, also those of which nothing was said.
+    """
+
+    name: str
+    rows: pa.Table
+    answered: pa.Array
+
+
+def disagreements(voices: list[Voice], kind: str) -> pa.Table:
+    """Rows of DISAGREEMENT for each two voices and the samples that both looked at, by sample, then in their order.
+
+    1 - 2 m / (a + b) of `a` and `b` annotations of which `m` are the same: the class, or a box of the class at an
+    intersection over union of a half, matched one to one. 0 where both said that there is nothing.
+    """
+    tables = [DISAGREEMENT.empty_table()]
+    for one, other in combinations(voices, 2):
+        both = pc.unique(one.answered.filter(pc.is_in(one.answered, other.answered)))
+        if len(both):
+            tables.append(_pair(one, other, kind, both.take(pc.sort_indices(both))))
+    whole = pa.concat_tables(tables)
+    return whole.take(pc.sort_indices(whole, [("sample_id", "ascending")])) if len(whole) else whole
+
+
+def keep_disagreement(repository: Repository, version: Version, kind: str) -> tuple[str, pa.Table]:
+    """Work out where all models with stored predictions and the people of a version differ, and keep it.
+
+    Returns its key in the repository's store and the table; the same version and voices have the same key. Raises
+    ValueError for a kind that is not right or wrong, NotFoundError where fewer than two voices spoke.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected {' or '.join(KINDS)}; got {kind!r}")
+    samples = version.table("samples", ["sample_id", "sha256"])
+    said, _ = people_said(version, samples, kind)
+    voices = [Voice(PEOPLE, said, pc.unique(_flat(said["sample_id"])))] if len(said) else []
+    for model in stored_models(repository):
+        if kind in model.kinds and (voice := _stored_voice(repository, version, model, kind, samples)) is not None:
+            voices.append(voice)
+    if len(voices) < 2:
+        raise NotFoundError(
+            f"Only {len(voices)} of models and people said something of the kind {kind} in {version.name}.",
+            remedy="Run dsops preannotate with --also-labeled, or with a second model.",
+        )
+    table = disagreements(voices, kind)
+    key = (
+        f"{_FOLDER}{kind}-{sha256_hex(canonical_json([version.digest, [voice.name for voice in voices]]))[:12]}.parquet"
+    )
+    sink = BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    repository.store.put(key, sink.getvalue())
+    return key, table
+
+
+def summary(table: pa.Table) -> list[dict[str, Any]]:
+    """By pair of voices: how many samples both looked at, on how many they differ, and how much on average."""
+    frame = table.select(["one", "other", "disagreement"]).to_pandas()
+    return [
+        {
+            "one": one,
+            "other": other,
+            "samples": len(part),
+            "differ": int((part["disagreement"] > 0).sum()),
+            "mean": float(part["disagreement"].mean()),
+        }
+        for (one, other), part in frame.groupby(["one", "other"], sort=False)
+    ]
+
+
+def _pair(one: Voice, other: Voice, kind: str, both: pa.Array) -> pa.Table:
+    first, second = (_within(voice, both) for voice in (one, other))
+    counts = [_counts(rows, both) for rows in (first, second)]
+    judged = judge(_sure(first), second, kind, pa.table({"sample_id": both}), np.arange(len(both)))
+    same = np.bincount(judged.sample[judged.right], minlength=len(both))
+    total = counts[0] + counts[1]
+    differ = np.where(total > 0, 1 - 2 * same / np.maximum(total, 1), 0.0)
+    return pa.table(
+        {
+            "sample_id": both,
+            "kind": pa.repeat(kind, len(both)),
+            "one": pa.repeat(one.name, len(both)),
+            "other": pa.repeat(other.name, len(both)),
+            "disagreement": np.clip(differ, 0.0, 1.0),
+            "one_said": _words(first, both),
+            "other_said": _words(second, both),
+        },
+        schema=DISAGREEMENT,
+    )
+
+
+def _stored_voice(
+    repository: Repository, version: Version, model: ModelInfo, kind: str, samples: pa.Table
+) -> Voice | None:
+    """What a model said of the version's images, by the usual thresholds and names; None where it said nothing."""
+    there = samples.filter(pc.is_valid(samples["sha256"])).rename_columns(["sample_id", "key"])
+    owners = Owners(there)
+    mapping: ClassMapping = choose_mapping(model.name, model.vocabulary, version.schema)
+    rules = RowRules(model, mapping, version.schema, (kind,), None, "")
+    tables, answered = [ANNOTATIONS.empty_table()], [pa.array([], pa.string())]
+    for stored in PredictionStore(repository, model.digest).read(there["key"].to_pylist()):
+        tables.append(rows_of(stored, owners, rules))
+        fine = stored.images["fault"].is_null()
+        answered.append(owners.of(stored.images["key"].filter(fine))[0])
+    who = pa.concat_arrays(answered)
+    return Voice(model.label, pa.concat_tables(tables), who) if len(who) else None
+
+
+def _within(voice: Voice, both: pa.Array) -> pa.Table:
+    return voice.rows.filter(pc.is_in(voice.rows["sample_id"], both))
+
+
+def _sure(rows: pa.Table) -> pa.Table:
+    """With a score for all rows: people are sure."""
+    if "score" not in rows.column_names:
+        return rows.append_column("score", pa.repeat(1.0, len(rows)))
+    return rows.set_column(rows.column_names.index("score"), "score", pc.fill_null(rows["score"], 1.0))
+
+
+def _counts(rows: pa.Table, both: pa.Array) -> npt.NDArray[np.int64]:
+    return np.bincount(pc.index_in(_flat(rows["sample_id"]), both).to_numpy(), minlength=len(both)).astype(np.int64)
+
+
+def _words(rows: pa.Table, both: pa.Array) -> pa.Array:
+    frame = rows.select(["sample_id", "label"]).to_pandas().sort_values(["sample_id", "label"])
+    words: Mapping[Any, str] = frame.groupby("sample_id")["label"].agg(", ".join).to_dict() if len(frame) else {}
+    return pa.array([words.get(name, "") for name in both.to_pylist()], pa.string())
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks()
+    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array

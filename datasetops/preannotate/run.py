@@ -1,0 +1,388 @@
+"""Ask a model about the images of a version, keep what it says, and make a new version of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datasetops.engine import Engine, Fault, Item, open_engine
+from datasetops.errors import ConflictError, ModelError, NotFoundError, did_you_mean
+from datasetops.ledger import Event
+from datasetops.manifest import Change, Repository, Version
+from datasetops.manifest.commit import put_object
+from datasetops.manifest.repository import MAIN
+from datasetops.models.predictor import Predictor, Prompts
+from datasetops.preannotate.cost import Cost, estimate
+from datasetops.preannotate.labelers import EngineLabeler, Labeler
+from datasetops.preannotate.mapping import ClassMapping, choose_mapping
+from datasetops.preannotate.measure import Rate, judged_kind, plain, promise
+from datasetops.preannotate.outlines import Outlines
+from datasetops.preannotate.plan import Chosen, Plan, choose, labeled_by_people, plan
+from datasetops.preannotate.predictions import ModelInfo, Outcome, PredictionStore
+from datasetops.preannotate.rows import Owners, RowRules, Thresholds, rows_of
+from datasetops.preannotate.thresholds import CONFIDENCE, Promises, check_target
+from datasetops.progress import Progress, no_progress
+from datasetops.records import ANNOTATIONS, Finding, canonical_json, findings_table, sha256_hex
+from datasetops.store.media import Media
+
+EVENT: Final = "preannotate"
+_RECORDS: Final = "preannotations/"
+_ATTEMPTS: Final = 5  # each after somebody else's commit to the same rows
+_FLUSH_IMAGES: Final = 20_000  # between two writes of predictions, whichever of the two comes first: what a killed run
+_FLUSH_SECONDS: Final = 30.0  # loses at most
+_SHOWN_FAULTS: Final = 5
+
+
+@dataclass(frozen=True)
+class PreannotateResult:
+    """`version` is the new version, None where none was made.
+
+    Of `selected` samples people labeled so many in one of the model's kinds, of which nothing is written there, and so
+    many have no image; the model was asked about `asked`. Of the images of these so many were `computed` now and so
+    many `known` before. `counts` are of rows of annotations, `by_class` of those that stand there by this model now.
+    `stayed` samples have rows of a model that somebody changed since: these stay. `faults` are about images of which
+    nothing could be said. `promises` are what a target precision led to.
+    """
+
+    version: str | None
+    model: ModelInfo
+    mapping: Mapping[str, Any]
+    selected: int
+    labeled: int
+    without_image: int
+    asked: int
+    known: int
+    computed: int = 0
+    stayed: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    by_class: Mapping[str, int] = field(default_factory=dict)
+    faults: tuple[Finding, ...] = ()
+    cost: Cost | None = None
+    promises: Promises | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        names = ("version", "selected", "labeled", "without_image", "asked", "known", "computed", "stayed")
+        model = asdict(self.model) | {"label": self.model.label}
+        return {name: getattr(self, name) for name in names} | {
+            "model": {name: value for name, value in model.items() if name != "vocabulary"},
+            "mapping": dict(self.mapping),
+            "annotations": dict(self.counts),
+            "by_class": dict(self.by_class),
+            "faults": [{"sample_id": f.sample_id, "uri": f.uri, "reason": f.message} for f in self.faults],
+            "cost": None if self.cost is None else self.cost.as_dict(),
+            "promises": None if self.promises is None else self.promises.as_dict(),
+        }
+
+
+def preannotate(
+    repository: Repository,
+    version: Version,
+    predictor: Predictor | Labeler,
+    *,
+    task: str | None = None,
+    mapping: Path | None = None,
+    classes: Sequence[str] = (),
+    where: str | None = None,
+    thresholds: Thresholds = None,
+    target_precision: float | None = None,
+    confidence: float = CONFIDENCE,
+    engine: Engine | None = None,
+    prompts: Prompts | None = None,
+    limit: int | None = None,
+    also_labeled: bool = False,
+    dry_run: bool = False,
+    price_per_hour: float | None = None,
+    message: str | None = None,
+    branch: str = MAIN,
+    progress: Progress = no_progress,
+) -> PreannotateResult:
+    """Annotations by a model, as one new version of a branch, or none where nothing has to change.
+
+    The model is asked about the samples of `version` that fulfil `where` (as in `Version.where`), without those that
+    people labeled in all its kinds; with `also_labeled` these too, whose predictions are kept but make no rows. `task`
+    is the one kind to write; `mapping` a YAML file (see `read_mapping`); `classes` the only ones to write. `thresholds`
+    are scores from which on a row is written: one for all, or by class. With a `target_precision` they are chosen on
+    what people labeled, about which the model is asked too: with this `confidence` at least that share of each class's
+    rows is right, and classes of which it cannot be promised get none (see `choose_thresholds`). `prompts` are what the
+    model was opened with, for the record. A `dry_run` computes a few images to see how long it takes and writes nothing.
+
+    What was computed once, in whatever run, is not computed again; a run that was stopped goes on where it was. Raises
+    ModelError where the model does not fit the schema or nothing is there to measure it on, ConflictError where the
+    branch has another schema by now, ValueError for thresholds, a target or a limit that cannot be.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected 1 or more; got {limit}")
+    _check_thresholds(thresholds, version)
+    if target_precision is not None:
+        check_target(target_precision, confidence)
+        if thresholds is not None:
+            raise ValueError("target precision: it chooses the thresholds; give either of them")
+    media = Media(repository.store, repository.root)
+    labeler = _labeler(repository, predictor, engine, media)
+    head = _head(repository, version, branch)
+    kinds = _kinds(labeler, version, task)
+    if target_precision is not None:
+        kinds = judged_kind(kinds)
+    mapped = choose_mapping(labeler.name, labeler.vocabulary, version.schema, file=mapping, classes=classes)
+    everywhere = also_labeled or target_precision is not None
+    chosen = choose(version, head, kinds, where=where, also_labeled=everywhere, limit=limit)
+    owners, items, outlines = _items(labeler, head, chosen, mapped)
+    model = labeler.info(items)
+    store = PredictionStore(repository, model.digest)
+    known = store.known(item.key for item in items)
+    missing = [index for index, item in enumerate(items) if item.key not in known]
+    facts = PreannotateResult(
+        version=None,
+        model=model,
+        mapping=mapped.report(classes or version.schema.class_names),
+        selected=chosen.selected,
+        labeled=chosen.labeled,
+        without_image=chosen.without_image,
+        asked=len(chosen.samples),
+        known=len(items) - len(missing),
+    )
+    if dry_run:
+        cost = estimate(labeler, [items[index] for index in missing], price_per_hour=price_per_hour)
+        return replace(facts, cost=cost)
+    first = Event(EVENT, repository.settings.actor)
+    rules = RowRules(model, mapped, version.schema, kinds, thresholds, first.event_id, tuple(classes), outlines)
+    faults = _compute(store, labeler, items, missing, progress) if missing else {}
+    computed = len(missing) - len(faults)
+    if computed:
+        store.describe(model)
+    promises: Promises | None = None
+    measured: list[Rate] = []
+    if target_precision is not None:
+        promises, measured = _promises(store, owners, head, rules, target_precision, confidence)
+        thresholds = promises.thresholds
+        rules = replace(rules, thresholds=thresholds)
+    new, answered, refused = _rows(store, owners, rules)
+    findings = _findings(chosen.samples, owners, faults | refused)
+    facts = replace(facts, computed=computed, faults=tuple(findings), promises=promises)
+    told = {
+        "engine": labeler.engine,
+        "prompts": None if prompts is None else {name: list(texts) for name, texts in prompts.texts.items()},
+        "mapping": dict(mapped.classes),
+        "thresholds": dict(thresholds) if isinstance(thresholds, Mapping) else thresholds,
+        "kinds": list(kinds),
+        "classes": list(classes),
+        "where": where,
+        "limit": limit,
+        "also_labeled": everywhere,
+        "promises": None if promises is None else promises.as_dict(),
+        "measured": [plain(rate) for rate in measured],
+        "boxes": outlines is not None,
+    }
+    for attempt in range(_ATTEMPTS):
+        changes = plan(head, new, answered, rules)
+        facts = replace(facts, stayed=changes.stayed, by_class=changes.by_class)
+        if changes.is_empty and not computed:
+            return facts
+        event = _event(repository, first, version, facts, told, prompts)
+        if changes.is_empty:
+            repository.ledger.record(event)
+            return facts
+        try:
+            return _commit(repository, head, changes, event, message or _message(facts), branch, facts)
+        except ConflictError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            head = _head(repository, version, branch)
+    raise ConflictError(f"The branch {branch!r} moves without pause.", remedy="Run the command again later.")
+
+
+def _labeler(repository: Repository, predictor: Predictor | Labeler, engine: Engine | None, media: Media) -> Labeler:
+    if isinstance(predictor, Labeler):
+        return predictor
+    runner = engine or open_engine("local", jobs=repository.settings.jobs)
+    return EngineLabeler(predictor, runner, media.read, engine=type(runner).__name__.removesuffix("Engine").lower())
+
+
+def _head(repository: Repository, version: Version, branch: str) -> Version:
+    """The newest version of the branch. Raises ConflictError where it has another schema than the version."""
+    head = repository.version(branch)
+    if head.commit.schema != version.commit.schema:
+        raise ConflictError(
+            f"{head.name}, the newest version of {branch!r}, has another label schema than {version.name}.",
+            remedy=f"Run it on {head.name}.",
+        )
+    return head
+
+
+def _kinds(labeler: Labeler, version: Version, task: str | None) -> tuple[str, ...]:
+    """Kinds that the model gives and the schema asks for. Raises ModelError where there are none."""
+    asked = version.schema.kinds
+    if task is not None and task not in asked:
+        raise ModelError(
+            f"The schema {version.schema.name!r} has no task {task!r}.", remedy=did_you_mean(task, asked, noun="tasks")
+        )
+    kinds = tuple(kind for kind in labeler.kinds if kind in asked and task in (None, kind))
+    if not kinds:
+        raise ModelError(
+            f"The model {labeler.name!r} gives {' and '.join(labeler.kinds)}, and the schema {version.schema.name!r} "
+            f"asks for {' and '.join(asked)}" + (f", of which {task} is wanted." if task else "."),
+            remedy="Take another model, or add the task to the schema.",
+        )
+    return kinds
+
+
+def _items(
+    labeler: Labeler, head: Version, chosen: Chosen, mapping: ClassMapping
+) -> tuple[pa.Table, list[Item], Mapping[str, Mapping[int, str]] | None]:
+    """(sample_id and key of each sample, each distinct image once, what is outlined by sample and rank)."""
+    samples = chosen.samples
+    keys = samples["sha256"].to_pylist()
+    found: Outlines | None = getattr(labeler, "outlines", None)
+    if found is not None:
+        keys = [found.keys.get(key) for key in keys]
+    pairs = zip(samples["sample_id"].to_pylist(), keys, samples["uri"].to_pylist(), strict=True)
+    there = [(sample, key, uri) for sample, key, uri in pairs if key is not None]
+    owners = pa.table(
+        {"sample_id": pa.array([one[0] for one in there], pa.string()), "key": [one[1] for one in there]},
+        schema=pa.schema([("sample_id", pa.string()), ("key", pa.string())]),
+    )
+    first: dict[str, str] = {}
+    for _, key, uri in there:
+        first.setdefault(key, uri)
+    return owners, [Item(key, uri) for key, uri in first.items()], None if found is None else found.parents
+
+
+def _compute(
+    store: PredictionStore, labeler: Labeler, items: Sequence[Item], missing: Sequence[int], progress: Progress
+) -> dict[str, str]:
+    """Ask about images and keep what is said, as it comes. Returns by key why nothing could be said of some."""
+    faults: dict[str, str] = {}
+    keys: list[str] = []
+    outcomes: list[Outcome] = []
+
+    def flush() -> None:
+        store.add(keys, outcomes)
+        keys.clear()
+        outcomes.clear()
+
+    written = time.monotonic()
+    try:
+        for index, result in labeler.label(items, missing, progress=progress):
+            if isinstance(result, Fault):
+                faults[result.key] = result.reason
+                continue
+            keys.append(items[index].key)
+            outcomes.append(result)
+            if len(keys) >= _FLUSH_IMAGES or time.monotonic() - written > _FLUSH_SECONDS:
+                flush()
+                written = time.monotonic()
+    finally:
+        flush()
+    return faults
+
+
+def _rows(store: PredictionStore, owners: pa.Table, rules: RowRules) -> tuple[pa.Table, pa.Array, dict[str, str]]:
+    """(rows of annotations, samples about whose image the model said something, why it did not by key)."""
+    tables = [ANNOTATIONS.empty_table()]
+    answered = [pa.array([], pa.string())]
+    refused: dict[str, str] = {}
+    of_images = Owners(owners)
+    for stored in store.read(owners["key"].to_pylist()):
+        tables.append(rows_of(stored, of_images, rules))
+        keys, fault = stored.images["key"], stored.images["fault"]
+        answered.append(of_images.of(keys.filter(fault.is_null()))[0])
+        faulty = fault.is_valid()
+        refused |= dict(zip(keys.filter(faulty).to_pylist(), fault.filter(faulty).to_pylist(), strict=True))
+    return pa.concat_tables(tables), pa.concat_arrays(answered), refused
+
+
+def _promises(
+    store: PredictionStore, owners: pa.Table, head: Version, rules: RowRules, target: float, confidence: float
+) -> tuple[Promises, list[Rate]]:
+    """What can be promised of each class, and the rates, from all that the model said of samples that people labeled."""
+    (kind,) = rules.kinds
+    labeled = owners.filter(pc.is_in(owners["sample_id"], labeled_by_people(head, (kind,))[kind])).sort_by("sample_id")
+    predicted = _rows(store, labeled, replace(rules, thresholds=0.0))[0]
+    classes = [name for name in rules.classes(kind) if not rules.asked or name in rules.asked]
+    return promise(head, labeled, predicted, kind, classes, target, confidence)
+
+
+def _findings(samples: pa.Table, owners: pa.Table, faults: Mapping[str, str]) -> list[Finding]:
+    uris = dict(zip(samples["sample_id"].to_pylist(), samples["uri"].to_pylist(), strict=True))
+    bad = owners.filter(pc.is_in(owners["key"], pa.array(list(faults), pa.string()))).to_pylist()
+    return [
+        Finding("image_quality", "high", 0.0, faults[row["key"]], row["sample_id"], uris[row["sample_id"]])
+        for row in bad
+    ]
+
+
+def _event(
+    repository: Repository,
+    first: Event,
+    version: Version,
+    facts: PreannotateResult,
+    told: Mapping[str, Any],
+    prompts: Prompts | None,
+) -> Event:
+    """The event, and the objects that it names: a record of all that was asked, and the faults as findings."""
+    model = asdict(facts.model)
+    counts = {name: getattr(facts, name) for name in ("selected", "asked", "labeled", "without_image", "known")}
+    counts |= {"computed": facts.computed, "stayed": facts.stayed, "faults": len(facts.faults)}
+    record = canonical_json({"model": model, **told, "counts": counts, "by_class": dict(facts.by_class)})
+    key = f"{_RECORDS}{first.time}-{first.event_id}.json"
+    repository.store.put(key, record)
+    outputs: dict[str, Any] = {"files": {key: sha256_hex(record)}, "counts": counts}
+    if facts.faults:
+        rows = findings_table(list(facts.faults)).to_pylist()
+        outputs["findings"] = put_object(repository.store, "findings", canonical_json(rows))
+    small = {
+        name: told[name] for name in ("engine", "thresholds", "kinds", "classes", "where", "limit", "boxes", "promises")
+    }
+    return Event(
+        EVENT,
+        first.actor,
+        inputs={"version": version.name, "commit": version.digest, "schema": version.commit.schema},
+        outputs=outputs,
+        parameters={
+            **{name: model[name] for name in ("name", "revision", "digest")},
+            "prompts": None if prompts is None else prompts.digest,
+            "mapping": facts.mapping["digest"],
+            **small,
+        },
+        event_id=first.event_id,
+        time=first.time,
+    )
+
+
+def _commit(
+    repository: Repository,
+    head: Version,
+    changes: Plan,
+    event: Event,
+    message: str,
+    branch: str,
+    facts: PreannotateResult,
+) -> PreannotateResult:
+    change = Change(annotations=changes.put if len(changes.put) else None, remove_annotations=changes.remove)
+    made = repository.commit(change, message=message, event=event, branch=branch, parent=head)
+    return replace(facts, version=made.version.name if made.changed else None, counts=made.counts["annotations"])
+
+
+def _message(facts: PreannotateResult) -> str:
+    return f"{facts.model.label} on {facts.asked:,} samples"
+
+
+def _check_thresholds(thresholds: Thresholds, version: Version) -> None:
+    """Raises ValueError for a score outside [0, 1], NotFoundError for a class that the schema does not have."""
+    by_class = thresholds if isinstance(thresholds, Mapping) else {}
+    for name in by_class:
+        if name not in version.schema.class_names:
+            raise NotFoundError(
+                f"The schema {version.schema.name!r} has no class {name!r}.",
+                remedy=did_you_mean(name, version.schema.class_names, noun="classes"),
+            )
+    values: Collection[float | None] = by_class.values() if isinstance(thresholds, Mapping) else (thresholds or 0.0,)
+    for value in values:
+        if value is not None and not 0.0 <= value <= 1.0:
+            raise ValueError(f"threshold: expected a score in [0, 1]; got {value}")
