@@ -87,14 +87,15 @@ async function drawState() {
     return;
   }
   showProgress(progress);
-  const words = [];
-  for (const one of progress.reviewers || []) words.push(`${one.name} decided ${one.decided.toLocaleString("en")}${one.per_minute ? `, ${one.per_minute.toFixed(one.per_minute < 10 ? 1 : 0)} a minute` : ""}`);
   const { agreement, errors_left: left } = progress;
-  if (agreement) words.push(`reviewers agree on ${agreement.agree} of ${agreement.items}`);
-  if (left) words.push(`about ${Math.round(left.estimate).toLocaleString("en")} errors left${left.bound ? `, with ${Math.round(100 * left.confidence)} % confidence between ${Math.floor(left.low).toLocaleString("en")} and ${Math.ceil(left.high).toLocaleString("en")}` : ""}`);
+  const sure = left?.bound ? `, with ${Math.round(100 * left.confidence)} % confidence between ${Math.floor(left.low).toLocaleString("en")} and ${Math.ceil(left.high).toLocaleString("en")}` : "";
+  const words = (progress.reviewers || []).map((one) => `${one.name}: ${one.decided.toLocaleString("en")} decided${one.per_minute ? `, ${one.per_minute.toFixed(one.per_minute < 10 ? 1 : 0)} a minute` : ""}.`);
+  if (agreement) words.push(`Reviewers agree on ${agreement.agree} of ${agreement.items}.`);
   const place = document.getElementById("state");
-  const line = words.join(" · ");
-  place.replaceChildren(line ? `${line[0].toUpperCase()}${line.slice(1)}. ` : "", el("span", { class: "basis" }, left && !left.bound ? left.basis : ""));
+  place.replaceChildren(
+    left ? `About ${Math.round(left.estimate).toLocaleString("en")} errors left${sure}. ` : "",
+    el("span", { class: "basis" }, left && !left.bound ? `${left.basis} ` : ""),
+    words.join(" "));
   if (left?.basis) place.title = left.basis;
 }
 
