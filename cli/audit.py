@@ -94,6 +94,7 @@ def audit(
         )
 
     from datasetops.audits.baseline import baseline_of, refuse_itself
+    from datasetops.audits.decisions import decisions, open_findings
     from datasetops.audits.detections import read_detections
     from datasetops.audits.pixel_probabilities import read_pixel_probabilities
     from datasetops.audits.probabilities import read_probabilities
@@ -127,12 +128,13 @@ def audit(
     answer["report"] = str(out.absolute())
     for note in record.info.get("notes", ()):
         session.say(note)
-    session.emit(answer, _summary(record, out))
+    undecided = open_findings(record.findings, decisions(repository))
+    session.emit(answer, _summary(record, undecided, out))
     if fail_on is not None and (worst := record.worst()) and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on):
         raise typer.Exit(CHECK_FAILED)
 
 
-def _summary(record: Any, out: Path) -> list[str]:
+def _summary(record: Any, undecided: Any, out: Path) -> list[str]:
     levels = ("high", "medium", "low")
     lines = table(
         (
@@ -157,7 +159,7 @@ def _summary(record: Any, out: Path) -> list[str]:
     lines += [
         line for name, said in record.summaries.items() if "doubt" in said for line in ("", f"{name}: {said['doubt']}.")
     ]
-    worst = record.findings.slice(0, 5).to_pylist()
+    worst = undecided.slice(0, 5).to_pylist()
     if worst:
         lines += ["", "Worst first:", *table([f["severity"], f["uri"] or f["sample_id"], f["message"]] for f in worst)]
     return [*lines, "", f"Report: {out.absolute()}", f"All findings: dsops findings {record.version}"]
