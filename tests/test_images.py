@@ -72,6 +72,7 @@ def test_what_is_no_usable_image(data: bytes, text: str) -> None:
         check_image(data)
 
 
+@pytest.mark.slow
 def test_large_images_below_the_limit_are_read() -> None:
     header = (13_000, 13_000)
     assert header[0] * header[1] < PIXEL_LIMIT

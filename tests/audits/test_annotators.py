@@ -30,6 +30,8 @@ from datasetops.audits.multiple_tests import holm
 from datasetops.records import ANNOTATIONS, SAMPLES, canonical_json
 from datasetops.schema import LabelSchema
 
+pytestmark = pytest.mark.slow
+
 # Dawid and Skene (1979), table 1: 45 patients, five anaesthetists, of whom the first judged each patient three times.
 PATIENTS = """
     1111111 3334334 1122122 2223121 2223222 2223322 1222111 3333433 2222223 2322223 4444444 2223343 1111111 2223212

@@ -55,6 +55,7 @@ def small_sets(draw: st.DrawFn) -> Pair:
     return labels, probs.astype(draw(st.sampled_from([np.float32, np.float64])))
 
 
+@pytest.mark.slow
 @given(small_sets(), st.sampled_from(FILTERS), st.integers(0, 6))
 @settings(max_examples=400, deadline=None)
 def test_flags_are_cleanlabs_on_small_and_tied_data(data: Pair, filter_by: FilterBy, minimum: int) -> None:

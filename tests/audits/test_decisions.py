@@ -177,6 +177,7 @@ with ThreadPoolExecutor(8) as threads:
 """
 
 
+@pytest.mark.slow
 def test_none_is_lost_and_none_decided_twice(repository: Repository, version: Version) -> None:
     """Eight reviewers in each of two processes, most after the same findings."""
     people = [[f"{side}{number}" for number in range(8)] for side in "ab"]

@@ -24,6 +24,8 @@ from datasetops.audits.label_probabilities import grouped_with_copies
 from datasetops.identity import pairwise_iou
 from datasetops.schema import LabelSchema
 
+pytestmark = pytest.mark.slow
+
 CORNERS = ["x1", "y1", "x2", "y2"]
 
 
@@ -139,7 +141,6 @@ def test_a_projection_gives_numbers_of_unit_size_even_where_nothing_varies() -> 
     assert not np.any(flat.fine)
 
 
-@pytest.mark.slow
 def test_cells_learn_where_objects_are_and_how_large() -> None:
     """The cell at an object's middle is marked, and says how wide the object is."""
     rng = np.random.default_rng(0)
@@ -221,7 +222,6 @@ def test_copies_and_groups_share_a_fold_and_rare_classes_are_left_out(build: Any
     assert finer.side == 960
 
 
-@pytest.mark.slow
 def test_a_box_is_no_witness_for_itself_or_for_its_copy(build: Any) -> None:
     """Boxes on empty ground in two byte-identical images, one object that is not boxed, and images apart from the rest."""
     rng = np.random.default_rng(5)
@@ -260,7 +260,6 @@ def test_a_box_is_no_witness_for_itself_or_for_its_copy(build: Any) -> None:
     assert larger["score"][overlap(larger, np.array(hidden[1]) * 2) > 0.5].max() > 0.5
 
 
-@pytest.mark.slow
 def test_cells_that_were_left_unboxed_are_found(data: Path, build: Any) -> None:
     """60 photos of blood cells, every tenth box taken away."""
     from defusedxml.ElementTree import parse

@@ -34,6 +34,8 @@ from datasetops.manifest import Repository
 from datasetops.records import canonical_json
 from datasetops.schema import LabelSchema, load_schema
 
+pytestmark = pytest.mark.slow
+
 
 def normal(seed: int, n: int, shift: float = 0.0, dimensions: int = 8) -> Any:
     return (np.random.default_rng(seed).normal(size=(n, dimensions)) + shift).astype(np.float32)
@@ -116,7 +118,6 @@ def test_population_stability_by_hand() -> None:
     assert population_stability(np.array([5, 5]), np.array([500, 500])) == pytest.approx(0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("n", "m", "values"), [(60, 60, 5), (500, 100, 12)])
 def test_stability_by_chance_is_calibrated(n: int, m: int, values: int) -> None:
     p, expected, seen = [], [], []
@@ -142,7 +143,6 @@ def test_blocks_of_one_kind_count_as_one_item() -> None:
     assert block_inflation(codes, None, np.full(4, 0.25)) == 1
 
 
-@pytest.mark.slow
 def test_shares_in_blocks_raise_no_more_false_alarms_than_they_should() -> None:
     found: dict[str, list[float]] = {"index": [], "index alone": [], "class": [], "class alone": []}
     for seed in range(200):
@@ -225,7 +225,6 @@ def told(result: CheckResult) -> dict[str | None, str]:
     return {finding.given: finding.severity for finding in result.findings if finding.sample_id is None}
 
 
-@pytest.mark.slow
 def test_halves_of_one_set_are_silent(world: World) -> None:
     alarms = 0
     for seed in range(40):
@@ -328,7 +327,6 @@ def test_keys_of_one_side_and_images_that_are_away_are_said(world: World) -> Non
         world.run(before, world.side(range(200, 300), embeddings=rng.normal(size=(100, 5))))
 
 
-@pytest.mark.slow
 def test_day_and_dusk(world: World, data: Path, tmp_path: Path) -> None:
     from datasetops.models import embed_images, open_embedder
 

@@ -53,6 +53,7 @@ def test_videos_in_two_splits(data: Path, build: Any) -> None:
     }
 
 
+@pytest.mark.slow
 def test_validation_images_that_are_copies_of_training_images(data: Path, build: Any) -> None:
     published = json.loads((data / "bccd" / "known_issues.json").read_text())["cbc_split"]
     names = [(split, name) for split, listed in published.items() for name in listed]

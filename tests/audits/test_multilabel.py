@@ -18,6 +18,8 @@ from datasetops.audits.multilabel import judge_multilabel, multilabel_probabilit
 from datasetops.errors import FormatError
 from datasetops.schema import LabelSchema
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("cat", "dog", "bird", "fish")
 
 
@@ -330,7 +332,6 @@ def test_what_cannot_be_judged_is_said(build: Callable[..., AuditContext]) -> No
     assert "can be read" in multilabel_result(unread).summary["skipped"]
 
 
-@pytest.mark.slow
 def test_planted_errors_on_pairs_of_photographs(data: Path, tmp_path: Path) -> None:
     """1,000 images of two photographs side by side, labels the union of theirs, errors in one image of twenty."""
     from sklearn.metrics import average_precision_score, roc_auc_score

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from datasetops.audits import neighbours
 from datasetops.audits.neighbours import Metric, nearest, pairs_within
 
+pytestmark = pytest.mark.slow
+
 Floats = npt.NDArray[np.float32]
 METRICS: list[Metric] = ["cosine", "euclidean"]
 

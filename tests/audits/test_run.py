@@ -22,6 +22,8 @@ from datasetops.ingest import ingest
 from datasetops.manifest import Change, Repository, verify
 from datasetops.schema import load_schema
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>document.title='hacked'</script>"
 
 
@@ -66,7 +68,6 @@ def test_the_same_inputs_give_the_same_findings(repository: Repository, record: 
     assert again.scores.equals(record.scores)
 
 
-@pytest.mark.slow
 def test_each_check_is_shown_as_its_newest_audit_left_it(repository: Repository, record: AuditRecord) -> None:
     version = repository.version()
     part = audit(repository, version, checks=["exact_duplicate"], where="label = '2'")

@@ -218,6 +218,7 @@ def test_without_a_reader_the_summary_says_so(build: Any) -> None:
     assert result.summary["reader"] == "none: No reader of texts is installed. Install one with: pip install rapidocr"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not READERS, reason="neither rapidocr nor rapidocr_onnxruntime is installed")
 def test_an_installed_reader_reads_plain_lines(build: Any) -> None:
     labels = [*PLATES]

@@ -88,6 +88,7 @@ def test_text_output_is_for_people(filled: Run) -> None:
     assert "works" in filled("doctor", "--json").stdout
 
 
+@pytest.mark.slow
 def test_audit_and_findings(filled: Run, tmp_path: Path) -> None:
     checks = ("--check", "exact_duplicate", "--check", "schema", "--check", "balance")
     found = answer(filled("audit", "v1", *checks, "--report", "report.html", "--json", "--quiet"))

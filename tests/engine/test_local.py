@@ -20,6 +20,8 @@ from datasetops.engine.local import LocalEngine
 from datasetops.engine.sizes import BatchSize, is_out_of_memory
 from datasetops.errors import DatasetOpsError, ModelError, NotFoundError
 
+pytestmark = pytest.mark.slow
+
 ITEMS = [Item(f"key{number}", str(number)) for number in range(60)]
 
 
@@ -101,7 +103,6 @@ def test_a_batch_too_large_for_memory_is_halved_and_so_are_those_after_it() -> N
     assert set(sizes[7:]) == {4}
 
 
-@pytest.mark.slow
 def test_an_image_too_large_for_memory_is_a_fault() -> None:
     worker = Colour(fits=0)
     assert set(run(worker, ITEMS[:4], batch=4).values()) == {Fault(f"key{n}", "out of memory") for n in range(4)}

@@ -28,6 +28,8 @@ from datasetops.errors import FormatError
 from datasetops.formats.coco_write import _side
 from datasetops.schema import LabelSchema
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pets() -> LabelSchema:

@@ -25,6 +25,8 @@ from hypothesis import strategies as st
 from datasetops.errors import FormatError
 from datasetops.schema import LabelSchema
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pets() -> LabelSchema:

@@ -14,6 +14,8 @@ from datasetops.errors import FormatError
 from datasetops.formats import load_format
 from datasetops.schema import LabelSchema
 
+pytestmark = pytest.mark.slow
+
 REAL = {
     "nih_chestxray_sample": {"path": "Image Index", "label": "Finding Labels", "group": "Patient ID"},
     "ham10000_metadata": {"id": "image_id", "label": "dx", "group": "lesion_id"},

@@ -10,6 +10,8 @@ from format_cases import assert_same, export_again, ingested, jpeg, make_schema,
 from datasetops.errors import FormatError
 from datasetops.schema import LabelSchema
 
+pytestmark = pytest.mark.slow
+
 BLOOD = make_schema("RBC", "WBC", "Platelets", kinds=("box",))
 
 

@@ -14,6 +14,8 @@ from datasetops.formats.yolo import _DECIMALS, _line
 from datasetops.formats.yolo_write import _text
 from datasetops.schema import LabelSchema
 
+pytestmark = pytest.mark.slow
+
 NAMES = "names: [cat, dog]\n"
 
 

@@ -12,6 +12,8 @@ import pytest
 from datasetops.errors import DatasetOpsError, NotFoundError
 from datasetops.labeling.label_studio.connection import Connection, LabelServerError, UnansweredError
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -64,7 +66,6 @@ def problem(detail: str) -> str:
     return json.dumps({"id": "u", "status_code": 0, "detail": detail, "validation_errors": {"label_config": ["bad"]}})
 
 
-@pytest.mark.slow
 def test_a_limited_rate_and_a_busy_server_are_waited_for(server: Answers) -> None:
     server.given = [(429, {"retry-after": "0"}, ""), (503, {}, "<html>"), (200, {}, '{"ok": 1}')]
     assert server.connection.get("api/x") == {"ok": 1}

@@ -21,6 +21,8 @@ from datasetops.manifest import Change, Repository, verify
 from datasetops.schema import LabelSchema
 from datasetops.store import local
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 WRITER = """

@@ -74,6 +74,7 @@ def test_files_are_arrow_that_others_can_read(tmp_path: Path) -> None:
     assert table.to_pydict() == {"key": ["a", "b"], "vector": [vector("a"), vector("b")]}
 
 
+@pytest.mark.slow
 def test_several_processes_write_at_once(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np; from pathlib import Path; from datasetops.models import EmbeddingCache\n"

@@ -17,6 +17,8 @@ from datasetops.models import efficientnet_lite
 from datasetops.models.efficientnet_lite import NAMES, EfficientNetLite, _weights_file
 from datasetops.models.reference import Joined, open_builtin
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def network() -> Any:

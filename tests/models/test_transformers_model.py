@@ -14,6 +14,8 @@ from pictures import photos
 from datasetops.errors import MissingDependencyError, ModelError
 from datasetops.models import open_embedder
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
 PROCESSOR = {
     "image_processor_type": "ViTImageProcessorPil",
@@ -52,7 +54,6 @@ def make(family: str) -> Any:
     return models().CLIPModel(config)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", ["vit", "dinov2", "clip vision", "clip"])
 def test_vectors_are_the_models_pooled_output(family: str, tmp_path: Path) -> None:
     import torch

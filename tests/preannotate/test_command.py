@@ -16,12 +16,8 @@ from typer.testing import CliRunner, Result
 
 from datasetops.cli import preannotate
 from datasetops.manifest import Change, Repository
-from datasetops.plugins import plugin_names
 
-pytestmark = pytest.mark.skipif(
-    "local" not in plugin_names("engines") or "onnx" not in plugin_names("predictors"),
-    reason="the entry points are not installed",
-)
+pytestmark = pytest.mark.slow
 Run = Callable[..., Result]
 
 

@@ -16,6 +16,8 @@ from datasetops.errors import ModelError
 from datasetops.preannotate.discriminant import best_temperature, discriminants, log_loss, softmax
 from datasetops.preannotate.fewshot import fewshot_probabilities, learn
 
+pytestmark = pytest.mark.slow
+
 Ints = npt.NDArray[np.int64]
 
 
@@ -184,7 +186,6 @@ def test_the_temperature_undoes_a_scale() -> None:
     assert loss == pytest.approx(log_loss(softmax(scores), y), abs=1e-3)
 
 
-@pytest.mark.slow
 def test_real_photos_with_the_built_in_weights(data: Path, tmp_path: Path) -> None:
     """2,000 photos of CIFAR-10: 50 clean labels a class tell what most of the others show."""
     from datasetops.models import embed_images, open_embedder

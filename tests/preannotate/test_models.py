@@ -33,6 +33,8 @@ from datasetops.preannotate.run import preannotate
 from datasetops.schema import LabelSchema
 from datasetops.store.media import Media
 
+pytestmark = pytest.mark.slow
+
 PETS = LabelSchema.model_validate(
     {
         "name": "pets",
@@ -176,7 +178,6 @@ def pixels(rle: dict[str, Any]) -> np.ndarray[Any, Any]:
     return np.repeat(np.arange(len(lengths)) % 2, lengths).reshape(rle["size"], order="F")
 
 
-@pytest.mark.slow
 def test_a_real_detector_finds_what_is_there(data: Path, tmp_path: Path) -> None:
     """AP of boxes on 100 COCO images, through pre-annotation, commit and pycocotools."""
     from pycocotools.coco import COCO
@@ -220,7 +221,6 @@ def test_a_real_detector_finds_what_is_there(data: Path, tmp_path: Path) -> None
     assert scored.stats[0] >= 0.25
 
 
-@pytest.mark.slow
 def test_few_labels_teach_the_rest(tmp_path: Path) -> None:
     folder = tmp_path / "digits"
     write_digits(folder, 12, side=64, classes=4)

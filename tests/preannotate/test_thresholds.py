@@ -16,6 +16,8 @@ from datasetops.preannotate.thresholds import (
     split_halves,
 )
 
+pytestmark = pytest.mark.slow
+
 # Chance of being right at a score s: logistic in intercept + slope · s.
 CLASSES = {"easy": (1.0, 5.0), "middling": (-1.0, 6.0), "hard": (-2.0, 4.0), "flat": (2.19, 0.0), "edge": (2.94, 0.0)}
 

@@ -19,6 +19,8 @@ from datasetops.review.filters import Filters
 from datasetops.review.lookalikes import Lookalikes
 from datasetops.review.queue import Queue
 
+pytestmark = pytest.mark.slow
+
 N = 60
 
 

@@ -17,6 +17,8 @@ from datasetops.review.progress import agreed, progress, reviewers
 from datasetops.review.queue import Queue
 from datasetops.review.remaining import CONFIDENCE, FEWEST, Lot, Remaining, remaining
 
+pytestmark = pytest.mark.slow
+
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[np.int64]
 

@@ -185,6 +185,7 @@ def test_all_steps_at_once_are_the_same_as_one_after_the_other(rows: list[Row], 
     assert at_once.relabel == [k for k, (_, a) in rows_of(at_once.changed).items() if a and "relabel" in a]
 
 
+@pytest.mark.slow
 @given(ROWS, st.lists(STEPS, min_size=1, max_size=4))
 def test_every_label_and_choice_is_a_class_of_the_migrated_schema(rows: list[Row], steps: list[str]) -> None:
     plain = [(label, None) for label, _ in rows]
