@@ -15,13 +15,20 @@ from datasetops.store import KeyExistsError
 
 _FOLDER: Final = "rounds/"
 _ATTEMPTS: Final = 100
+_LISTS: Final = ("samples", "scores", "reasons", "predicted", "doubts", "random", "notes")
 
 
 @dataclass(frozen=True)
 class Round:
-    """`samples` in the order in which they are to be labeled, `scores` beside them (None where chance alone chose).
+    """`samples` in the order in which they are to be labeled; `scores` (None where chance alone chose) and `reasons`
+    beside them.
 
-    `pool` is how many items there were to choose from; `asked` how many were wanted.
+    `predicted` is the class that a model thought likeliest of each, and `doubts` how unsure it was (least confidence, in
+    [0, 1]), for the random ones too; empty where no model was asked. `pool` is how many items there were to choose
+    from; `asked` how many were wanted. `random` are those of the samples that were drawn uniformly from the whole pool
+    before the strategy chose. `commit` is the version's digest, `model` says whose probabilities were used, `minutes`
+    how long annotators will take, where past answers tell. `notes` are for people: what was left out, and what could
+    not be fulfilled.
     """
 
     name: str
@@ -33,6 +40,14 @@ class Round:
     samples: tuple[str, ...]
     scores: tuple[float | None, ...]
     parameters: dict[str, Any]
+    reasons: tuple[str, ...] = ()
+    predicted: tuple[str | None, ...] = ()
+    doubts: tuple[float | None, ...] = ()
+    random: tuple[str, ...] = ()
+    commit: str | None = None
+    model: str | None = None
+    minutes: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -41,8 +56,7 @@ class Round:
 
 def record_round(repository: Repository, **fields: Any) -> Round:
     """Write a round under the next free name: r1, r2, …"""
-    taken = {key.removeprefix(_FOLDER).removesuffix(".json") for key in repository.store.list(_FOLDER)}
-    number = max((int(name[1:]) for name in taken if name[1:].isdigit()), default=0) + 1
+    number = max((int(name[1:]) for name in _names(repository) if name[1:].isdigit()), default=0) + 1
     for name in (f"r{n}" for n in range(number, number + _ATTEMPTS)):
         made = Round(name=name, **fields)
         data = canonical_json(asdict(made))
@@ -53,7 +67,7 @@ def record_round(repository: Repository, **fields: Any) -> Round:
         event = Event(
             "select",
             repository.settings.actor,
-            inputs={"version": made.version},
+            inputs={"version": made.version, "commit": made.commit, "model": made.model},
             outputs={"files": {made.key: sha256_hex(data)}, "samples": len(made.samples)},
             parameters={"round": name, "strategy": made.strategy, "seed": made.seed, **made.parameters},
         )
@@ -64,8 +78,7 @@ def record_round(repository: Repository, **fields: Any) -> Round:
 
 def rounds(repository: Repository) -> Iterator[Round]:
     """All rounds, oldest first."""
-    names = [key.removeprefix(_FOLDER).removesuffix(".json") for key in repository.store.list(_FOLDER)]
-    for name in sorted(names, key=lambda name: int(name[1:])):
+    for name in sorted(_names(repository), key=lambda name: int(name[1:])):
         yield load_round(repository, name)
 
 
@@ -74,9 +87,13 @@ def load_round(repository: Repository, name: str) -> Round:
     try:
         raw = json.loads(repository.store.get(f"{_FOLDER}{name}.json"))
     except NotFoundError:
-        names = [key.removeprefix(_FOLDER).removesuffix(".json") for key in repository.store.list(_FOLDER)]
+        names = _names(repository)
         raise NotFoundError(
             f"There is no round {name!r}.",
             remedy=did_you_mean(name, names, noun="rounds") if names else "Make one with: dsops select VERSION --n N",
         ) from None
-    return Round(**raw | {field: tuple(raw[field]) for field in ("samples", "scores")})
+    return Round(**raw | {field: tuple(raw[field]) for field in _LISTS if field in raw})
+
+
+def _names(repository: Repository) -> list[str]:
+    return [key.removeprefix(_FOLDER).removesuffix(".json") for key in repository.store.list(_FOLDER)]

@@ -2,111 +2,231 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
+import pandas as pd
 
+from datasetops.active_learning.candidates import Candidates, find_candidates
+from datasetops.active_learning.minutes import Minutes, fill_budget, predict_minutes
+from datasetops.active_learning.pool import Ints, Picks, Pool, Strategy
+from datasetops.active_learning.quotas import CLASS, Quota, balanced, check_quotas, parse_quota, rows_with, slice_texts
 from datasetops.active_learning.rounds import Round, record_round
-from datasetops.active_learning.scores import Floats, entropy, least_confidence, margin
-from datasetops.errors import DatasetOpsError, NotFoundError, did_you_mean
+from datasetops.active_learning.scores import least_confidence
+from datasetops.active_learning.signals import gather
+from datasetops.active_learning.spread import Spread, near_in
+from datasetops.active_learning.strategies import STRATEGIES, find_strategy
+from datasetops.errors import DatasetOpsError
 from datasetops.manifest import Repository, Version
+from datasetops.progress import Progress, no_progress
 
-SCORES: Final[Mapping[str, Callable[[npt.ArrayLike], Floats]]] = {
-    "entropy": entropy,
-    "least_confidence": least_confidence,
-    "margin": margin,
-}
-STRATEGIES: Final = (*sorted(SCORES), "random")
-_BY_PEOPLE: Final = ("human", "consensus", "import")
+DEFAULT_N: Final = 100
+_ROOM: Final = 1.25  # times as many items as a budget should hold: some take less than they usually do
 
 
 def select(
     repository: Repository,
     version: Version,
     *,
-    n: int,
-    strategy: str = "margin",
-    probabilities: Mapping[str, npt.ArrayLike] | None = None,
+    n: int | None = None,
+    strategy: str = "auto",
+    probabilities: pd.DataFrame | None = None,
+    predictions: Sequence[str] = (),
+    mapping: Path | None = None,
+    scores: pd.Series[float] | None = None,
+    model: str | None = None,
     where: str | None = None,
+    quotas: Sequence[str] = (),
+    balance: str | None = None,
+    random_share: float = 0.0,
+    budget: float | None = None,
+    spread: bool = True,
     seed: int = 0,
+    progress: Progress = no_progress,
 ) -> Round:
-    """Choose n samples and record them as a round; fewer where the pool has no more.
+    """Choose `n` samples (100 unless told; with a `budget` in minutes as many as fit) and record them as a round.
 
     The pool is what nobody has labeled yet, or what fulfils the SQL condition `where`, without items that are out for
-    labeling. `probabilities` (K,) by sample id are those of a model; every strategy but `random` needs them. Equal
-    scores go in an order that `seed` decides.
+    labeling. What is known of it: `probabilities` of a model (index sample_id, a column a class); `predictions`, models
+    whose predictions are kept, of which several are a committee; or `scores` of your own. Without any a learner on
+    embeddings of `model` knows the labels so far. `quotas` (KEY=VALUE:COUNT or :SHARE%) and `balance` (a slice, or
+    "class") are fulfilled as far as the pool goes. A `random_share` is drawn from the whole pool before the strategy
+    chooses. With `spread` no two near-duplicates are chosen, and no group takes more than twice its even share. The same
+    arguments on the same version give the same round.
+
+    Raises NotFoundError for an unknown strategy, ValueError for arguments that cannot be, DatasetOpsError where nothing
+    is left to choose from or where the strategy lacks what it needs.
     """
-    if strategy not in STRATEGIES:
-        raise NotFoundError(
-            f"There is no strategy {strategy!r}.", remedy=did_you_mean(strategy, STRATEGIES, noun="strategies")
-        )
-    if n < 1:
+    chosen_by = find_strategy(strategy)
+    if n is not None and n < 1:
         raise ValueError(f"n: expected at least 1; got {n}")
-    pool = _pool(repository, version, where)
-    if not pool:
-        raise DatasetOpsError(
-            f"{version.name} has nothing left to choose from.",
-            remedy="Everything is labeled or out for labeling. Choose a pool with --where, or ingest more.",
-        )
-    order = np.random.default_rng(seed).permutation(len(pool))
-    scores = None
-    if strategy != "random":
-        scores = SCORES[strategy](_rows(probabilities, pool, strategy))
-        order = order[np.argsort(-scores[order], kind="stable")]
-    chosen = order[:n]
+    if not 0 <= random_share <= 1:
+        raise ValueError(f"random share: expected a share from 0 to 1; got {random_share}")
+    found = find_candidates(repository, version, where, labeled_too="votes" in chosen_by.uses)
+    notes = list(found.notes)
+    known = gather(
+        repository, version, found, chosen_by,
+        probabilities=probabilities, predictions=predictions, mapping=mapping, scores=scores, model=model, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    pool = known.pool
+    notes += known.notes
+    minutes = predict_minutes(version, found.samples["sample_id"].to_numpy()[pool.candidates])
+    if budget is not None and minutes.each is None:
+        raise DatasetOpsError(f"No budget can be filled: {minutes.reason}", remedy="Say how many with --n.")
+    wanted = n or DEFAULT_N
+    if budget is not None and n is None:
+        wanted = int(_ROOM * budget / minutes.typical) + 1
+    asked = min(wanted, len(pool.candidates))
+    if asked < wanted and budget is None:
+        notes.append(f"{wanted:,} were asked for, and the pool has {asked:,}.")
+    limits = [parse_quota(text, asked) for text in quotas]
+    check_quotas(limits, asked)
+    rng = np.random.default_rng(seed)
+    spreader = _spreader(repository, version, found, pool, progress) if spread else Spread()
+    drawn = STRATEGIES["random"].pick(pool, round(random_share * asked), rng)  # nothing refused: it stands for the pool
+    picks = _by_strategy(found, pool, chosen_by, asked, drawn, limits, balance, rng, spreader, notes)
+    picks = _mixed(drawn, picks, rng)
+    picks, total = _within(budget, picks, minutes, pool)
+    notes += [f"{number:,} were passed over: {reason}." for reason, number in spreader.refused.items()]
+    if len(picks.rows) < asked and budget is None:
+        notes.append(f"{asked:,} were asked for, and {len(picks.rows):,} are left that may stand together.")
+    names = found.samples["sample_id"].to_numpy()
+    at_random = set(names[drawn.rows].tolist())
+    ids = names[picks.rows].tolist()
     return record_round(
         repository,
         version=version.name,
+        commit=version.digest,
         strategy=strategy,
         seed=seed,
-        asked=n,
-        pool=len(pool),
-        samples=tuple(pool[row] for row in chosen),
-        scores=tuple(None if scores is None else float(scores[row]) for row in chosen),
-        parameters={"where": where},
+        asked=wanted,
+        pool=len(pool.candidates),
+        samples=tuple(ids),
+        scores=tuple(None if np.isnan(score) else round(float(score), 6) for score in picks.scores),
+        reasons=picks.reasons,
+        **_thought(found, pool, picks.rows),
+        random=tuple(name for name in ids if name in at_random),
+        model=known.model,
+        minutes=total,
+        notes=tuple(notes),
+        parameters={
+            "where": where,
+            "quotas": list(quotas),
+            "balance": balance,
+            "random_share": random_share,
+            "budget": budget,
+            "spread": spread,
+        },
     )
 
 
-def labeled_by_people(version: Version) -> set[str]:
-    """Samples with an annotation that counts and that a person gave or an importer brought."""
-    rows = version.labels(["sample_id", "source"])
-    known = pc.is_in(rows["source"], pa.array(_BY_PEOPLE))
-    return set(rows.filter(known)["sample_id"].to_pylist())
+def _within(budget: float | None, picks: Picks, minutes: Minutes, pool: Pool) -> tuple[Picks, float | None]:
+    """The first of the picks, as many as the budget holds, and how many minutes they take, where that can be told."""
+    if minutes.each is None:
+        return picks, None
+    each = minutes.each[np.searchsorted(pool.candidates, picks.rows)]
+    if budget is not None:
+        fits = fill_budget(each, budget)
+        if fits == 0:
+            raise DatasetOpsError(
+                f"Not one item fits in {budget:g} minutes: the first takes {each[0]:.1f}.",
+                remedy="Give a larger --budget.",
+            )
+        picks = Picks(picks.rows[:fits], picks.scores[:fits], picks.reasons[:fits])
+        each = each[:fits]
+    return picks, round(float(each.sum()), 1)
 
 
-def _pool(repository: Repository, version: Version, where: str | None) -> list[str]:
-    labeled = labeled_by_people(version)
-    if where is None:
-        ids = [name for name in version.table("samples", ["sample_id"])["sample_id"].to_pylist() if name not in labeled]
-    else:
-        ids = version.where(where)
-    out = _out_for_labeling(repository)
-    return [name for name in ids if name not in out or name in labeled]
+def _spreader(repository: Repository, version: Version, found: Candidates, pool: Pool, progress: Progress) -> Spread:
+    has_images = bool(found.samples["sha256"].notna().any())
+    near = near_in(repository, found.samples, version.schema, progress) if has_images else None
+    return Spread(found.groups, near)
 
 
-def _out_for_labeling(repository: Repository) -> set[str]:
-    """Samples of every batch that was pushed."""
-    found: set[str] = set()
-    for entry in repository.ledger.backwards():
-        if entry.event.kind == "label-push":
-            for key in entry.event.outputs["files"]:
-                found.update(json.loads(repository.store.get(key))["samples"])
-    return found
+def _by_strategy(
+    found: Candidates,
+    pool: Pool,
+    strategy: Strategy,
+    n: int,
+    drawn: Picks,
+    quotas: Sequence[Quota],
+    balance: str | None,
+    rng: np.random.Generator,
+    spreader: Spread,
+    notes: list[str],
+) -> Picks:
+    """What the strategy chooses beside the random arm: quotas first, then whatever it likes best."""
+    left = n - len(drawn.rows)
+    pool = pool.without(drawn.rows)
+    parts: list[Picks] = []
+    batch = drawn.rows
+    values: dict[str, pd.Series[str]] = {}
+
+    def take(among: Pool, count: int, why: str = "") -> None:
+        nonlocal pool, left, batch
+        picks = spreader.choose(among, strategy, min(count, left), rng, batch)
+        parts.append(replace(picks, reasons=tuple(f"{reason}{why}" for reason in picks.reasons)))
+        pool = pool.without(picks.rows)
+        batch = np.concatenate([batch, picks.rows])
+        left -= len(picks.rows)
+
+    every = list(quotas)
+    for key in dict.fromkeys([*(quota.key for quota in quotas), *([balance] if balance else [])]):
+        values[key] = _values(found, pool, key)
+    if balance is not None:
+        inside = values[balance].iloc[np.concatenate([pool.candidates, drawn.rows])]
+        every += balanced(inside, balance, n)
+    for quota in every:
+        rows = rows_with(values[quota.key], quota.value)
+        have = int(np.isin(batch, rows).sum())
+        missing = quota.count - have
+        if missing > 0 and left > 0:
+            take(pool.only(rows), missing, f"; for the quota {quota}")
+        have = int(np.isin(batch, rows).sum())
+        if have < quota.count:
+            notes.append(f"The quota {quota} asks for {quota.count:,}, and {have:,} could be had.")
+    if left > 0:
+        take(pool, left)
+    return Picks(
+        np.concatenate([part.rows for part in parts]) if parts else np.empty(0, np.int64),
+        np.concatenate([part.scores for part in parts]) if parts else np.empty(0),
+        tuple(reason for part in parts for reason in part.reasons),
+    )
 
 
-def _rows(probabilities: Mapping[str, Any] | None, pool: list[str], strategy: str) -> npt.NDArray[np.float64]:
-    if probabilities is None:
-        raise ValueError(
-            f"strategy: {strategy} needs a model's class probabilities: --probabilities FILE, or use random"
-        )
-    missing = [name for name in pool if name not in probabilities]
-    if missing:
-        raise ValueError(
-            f"probabilities: {len(missing):,} of the {len(pool):,} items to choose from have none, such as {missing[0]}"
-        )
-    return np.asarray([probabilities[name] for name in pool], dtype=np.float64)
+def _values(found: Candidates, pool: Pool, key: str) -> pd.Series[str]:
+    if key != CLASS:
+        return slice_texts(found.samples, key)
+    if pool.probabilities is None:
+        raise ValueError("class: nothing says which class the items may be; give --predictions, or label a few first")
+    likeliest = np.nan_to_num(pool.probabilities).argmax(axis=1)
+    return pd.Series(np.asarray(found.classes, dtype=object)[likeliest])
+
+
+def _thought(found: Candidates, pool: Pool, rows: Ints) -> dict[str, Any]:
+    """What a model thought of the picks before anybody labeled them."""
+    if pool.probabilities is None or not len(rows):
+        return {}
+    chances = np.asarray(pool.probabilities[rows], np.float64)
+    return {
+        "predicted": tuple(found.classes[code] for code in chances.argmax(axis=1).tolist()),
+        "doubts": tuple(round(float(doubt), 6) for doubt in least_confidence(chances)),
+    }
+
+
+def _mixed(drawn: Picks, picks: Picks, rng: np.random.Generator) -> Picks:
+    """Both arms in one order, so that annotators cannot tell them apart: each in its own, at places drawn at random."""
+    n = len(drawn.rows) + len(picks.rows)
+    places: Ints = np.sort(rng.choice(n, len(drawn.rows), replace=False)).astype(np.int64)
+    others = np.setdiff1d(np.arange(n), places)
+    rows, scores = np.empty(n, np.int64), np.empty(n)
+    reasons: list[Any] = [""] * n
+    for part, where in ((drawn, places), (picks, others)):
+        rows[where], scores[where] = part.rows, part.scores
+        for place, reason in zip(where.tolist(), part.reasons, strict=True):
+            reasons[place] = reason
+    return Picks(rows, scores, tuple(reasons))

@@ -240,12 +240,17 @@ def _foretold(crowd: _Crowd, fit: _Fit) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Crowdlab:
-    """`consensus` (I,); `quality` (I,) of it in [0, 1]; `posterior` (I, K), rows sum to one; `annotator_quality` (A,)."""
+    """`consensus` (I,); `quality` (I,) of it in [0, 1]; `posterior` (I, K), rows sum to one; `annotator_quality` (A,).
+
+    `weights` (A,) of the annotators and `model_weight` are what the posterior was made with.
+    """
 
     consensus: Ints
     quality: Floats
     posterior: Floats
     annotator_quality: Floats
+    weights: Floats
+    model_weight: float
 
 
 def crowdlab(items: Ints, annotators: Ints, labels: Ints, probabilities: Floats) -> Crowdlab:
@@ -286,7 +291,8 @@ def crowdlab(items: Ints, annotators: Ints, labels: Ints, probabilities: Floats)
     mean = _ratio(np.bincount(annotators, posterior[items, labels], m), np.bincount(annotators, minlength=m))
     share = of_model / (of_model + weights.sum() * answers.mean() / m)
     quality = posterior[each, consensus]
-    return Crowdlab(consensus, quality, posterior, share * mean + (1 - share) * hits)
+    own = share * mean + (1 - share) * hits
+    return Crowdlab(consensus, quality, posterior, own, weights, float(of_model))
 
 
 def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> Floats:

@@ -131,7 +131,7 @@ def _search(
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric: expected cosine or euclidean; got {metric!r}")
     with threadpool_limits(limits=jobs, user_api="blas"):
-        points = _Points(vectors, metric)
+        points = Points(vectors, metric)
         best = _Best(len(points), k, points.least_similarity(reach))
         exact = len(points) <= (EXACT_UP_TO if exact is None else 1) or bool(exact)
         recall = 1.0
@@ -143,18 +143,18 @@ def _search(
     return Neighbours(indices, distances, exact, recall)
 
 
-class _Rows(NamedTuple):
+class Taken(NamedTuple):
     """Some rows that were taken to be compared."""
 
     ids: Ints
     values: Floats  # (len(ids), D)
     half: Floats  # half the squared length of each
 
-    def part(self, which: Ints) -> _Rows:
-        return _Rows(self.ids[which], self.values[which], self.half[which])
+    def part(self, which: Ints) -> Taken:
+        return Taken(self.ids[which], self.values[which], self.half[which])
 
 
-class _Points:
+class Points:
     """The rows that can be compared, numbered without gaps.
 
     With metric "cosine" rows are scaled to unit length: 1 - cosine is half the squared distance of such rows. All are
@@ -175,8 +175,8 @@ class _Points:
     def __len__(self) -> int:
         return self.rows.size
 
-    def take(self, ids: Ints) -> _Rows:
-        return _Rows(ids, self._values(ids), self._half[ids])
+    def take(self, ids: Ints) -> Taken:
+        return Taken(ids, self._values(ids), self._half[ids])
 
     def _values(self, ids: Ints) -> Floats:
         values = self._vectors[self.rows[ids]]
@@ -184,7 +184,7 @@ class _Points:
         values -= self._centre
         return np.asarray(values)
 
-    def similarity(self, a: _Rows, b: _Rows) -> Floats:
+    def similarity(self, a: Taken, b: Taken) -> Floats:
         """Minus half the squared distance of each of `a` to each of `b`, by products."""
         similarity = a.values @ b.values.T
         similarity -= a.half[:, None]
@@ -196,7 +196,7 @@ class _Points:
         rounding = 64 * float(np.finfo(np.float32).eps) * float(self._half.max(initial=0))
         return -(distance if self._cosine else distance**2 / 2) - rounding
 
-    def distance(self, a: _Rows, b: _Rows) -> Floats:
+    def distance(self, a: Taken, b: Taken) -> Floats:
         """Of each row of `a` from the same row of `b`, by differences, so that equal rows are at 0."""
         half = _half_squares(a.values - b.values)
         return half if self._cosine else np.sqrt(2 * half)
@@ -245,7 +245,7 @@ class _Best:
         self._cut[own] = np.maximum(similar.min(axis=1), self._floor)
 
 
-def _compare_all(points: _Points, best: _Best, progress: Progress) -> None:
+def _compare_all(points: Points, best: _Best, progress: Progress) -> None:
     spans = list(_spans(len(points), _BLOCK))
     tiles = [(i, j) for i in range(len(spans)) for j in range(i, len(spans))]
     for i, j in progress(tiles, len(tiles), "Comparing all vectors"):
@@ -257,7 +257,7 @@ def _compare_all(points: _Points, best: _Best, progress: Progress) -> None:
             best.offer(spans[j], spans[i], similarity.T)
 
 
-def _compare_lists(points: _Points, best: _Best, sampled: int, rng: np.random.Generator, progress: Progress) -> float:
+def _compare_lists(points: Points, best: _Best, sampled: int, rng: np.random.Generator, progress: Progress) -> float:
     """Each row meets the lists nearest to it; the recall of the `sampled` nearest of a row."""
     n = len(points)
     reduced = _principal(points, rng, progress)
@@ -280,7 +280,7 @@ def _compare_lists(points: _Points, best: _Best, sampled: int, rng: np.random.Ge
 
 
 def _probes(
-    points: _Points,
+    points: Points,
     reduced: Floats,
     centroids: Floats,
     home: Ints,
@@ -307,7 +307,7 @@ def _probes(
     return probes, float(np.mean(rank[half:][known[half:]] < probes))
 
 
-def _principal(points: _Points, rng: np.random.Generator, progress: Progress) -> Floats:
+def _principal(points: Points, rng: np.random.Generator, progress: Progress) -> Floats:
     """The rows in their principal dimensions, by subspace iteration on a sample."""
     sample = points.take(rng.permutation(len(points))[:_SAMPLE_MEAN]).values
     basis = rng.standard_normal((sample.shape[1], min(_DIMENSIONS, sample.shape[1])), dtype=np.float32)
@@ -349,7 +349,7 @@ def _nearest_lists(rows: Floats, centroids: Floats, number: int) -> Ints:
     return found
 
 
-def _measured(points: _Points, best: _Best, n: int) -> tuple[Ints, Floats]:
+def _measured(points: Points, best: _Best, n: int) -> tuple[Ints, Floats]:
     """Row numbers and distances of the best, in order, for all `n` rows of the input."""
     k = best.ids.shape[1]
     indices = np.full((n, k), -1, dtype=np.int64)

@@ -141,14 +141,14 @@ def principal_components(embeddings: Floats, seed: int) -> Floats:
     if not varies.any():
         return np.zeros((len(embeddings), 1), dtype=np.float32)
     mean, deviation = mean[varies], deviation[varies]
-    axes = _principal_axes((rows[:, varies] - mean) / deviation, rng)
+    axes = principal_axes((rows[:, varies] - mean) / deviation, rng)
     out = np.empty((len(embeddings), axes.shape[1]), dtype=np.float32)
     for start in range(0, len(embeddings), _BLOCK):
         out[start : start + _BLOCK] = (embeddings[start : start + _BLOCK][:, varies] - mean) / deviation @ axes
     return out
 
 
-def _principal_axes(x: Floats, rng: np.random.Generator) -> Floats:
+def principal_axes(x: Floats, rng: np.random.Generator) -> Floats:
     """Directions (D, d) of the largest variance of centred rows (n, D), largest first."""
     n, d = x.shape
     size = min(_COMPONENTS, n, d)

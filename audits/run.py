@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any
@@ -21,9 +22,9 @@ from datasetops.audits.pixel_probabilities import PixelProbabilities
 from datasetops.audits.probabilities import for_version
 from datasetops.audits.record import AuditRecord, scores_table, store_audit, stored_audit, worst_first
 from datasetops.audits.stored import StoredImages
-from datasetops.errors import ModelError, NotFoundError, did_you_mean
+from datasetops.errors import DatasetOpsError, ModelError, NotFoundError, did_you_mean
 from datasetops.manifest import Repository, Version
-from datasetops.models import EmbeddingCache, embed_images, open_embedder
+from datasetops.models import EmbeddingCache, elsewhere, embed_images, open_embedder
 from datasetops.models.dense import DenseLite0
 from datasetops.plugins import load_plugin, plugin_names
 from datasetops.progress import Progress, no_progress
@@ -196,6 +197,7 @@ class Embeddings:
                 "The version's samples have no images at hand.",
                 remedy="Ingest it with --images, or run the checks that need none (dsops audit --list).",
             )
+        away = elsewhere(self._repository, self._reference, self._samples["uri"].iloc[readable].tolist())
         array[readable] = embed_images(
             embedder,
             self._samples["sha256"].iloc[readable].tolist(),
@@ -203,7 +205,11 @@ class Embeddings:
             cache=EmbeddingCache(self._repository.cache / "embeddings", embedder.digest),
             jobs=self._repository.settings.jobs,
             progress=self._progress,
+            away=away,
         )
+        if away is not None and np.isnan(array[readable, 0]).all():
+            with suppress(DatasetOpsError):
+                self.images.open(int(readable[0]))  # what is wrong with all of them
         return array
 
 

@@ -1,15 +1,17 @@
-"""Inference speed: images a second from encoded bytes, decoding included, beside the bare model on ready inputs.
+"""Inference speed: images a second from encoded bytes, decoding included, beside the bare model that decodes too.
 
-    python benchmarks/inference.py                 # Markdown tables
+    python benchmarks/inference.py                  # Markdown tables
     python benchmarks/inference.py --json
-    python benchmarks/inference.py --part network  # or transformer, ray
+    python benchmarks/inference.py --part detector  # or network, transformer, ray
 
 Needs DSOPS_TEST_DATA, the part transformer transformers, the part ray Ray. Contenders take turns, several rounds, and are
-compared within a round, so that other work on the machine weighs on all. "Bare" is the model on inputs that are ready
-in memory: of the built-in network four images a call and as many calls at once as processors, of the transformer one
-call at a time on all processors, in the best of four sizes of batch. The transformer is a ViT of 12 layers of width
-192 at 224 pixels (5.5 million random weights), saved and loaded as any checkpoint; "pipeline" is that of transformers
-and "DataLoader" torch's with a process for each processor, both on the same bytes, processor and model.
+compared within a round, so that other work on the machine weighs on all. There are two bare loops, without anything
+around the model: "in a loop" decodes, prepares and runs batch after batch, each call on all processors; "in threads" does
+the same in a thread for each processor, with calls of one processor each. Ratios are to the faster of the two in each
+round. "Ready inputs" is the faster way without decoding and preparing. The detector is YOLOX-nano, the network the
+built-in embedder, the transformer a ViT of 12 layers of width 192 at 224 pixels (5.5 million random weights), saved and
+loaded as any checkpoint; "pipeline" is that of transformers and "DataLoader" torch's with a process for each processor,
+both on the same bytes, processor and model.
 """
 
 from __future__ import annotations
@@ -54,17 +56,16 @@ class Network:
         return list(self._model.embed(np.stack(prepared)).astype(np.float16))
 
 
-class Predicting:
-    """A predictor as a worker."""
+class Decoding:
+    """No model at all: the size of each image."""
 
-    def __init__(self, predictor: Any) -> None:
-        self._predictor = predictor
+    lanes = 0
 
     def prepare(self, data: bytes) -> Any:
-        return self._predictor.prepare(decode_rgb(data))
+        return decode_rgb(data).size
 
     def infer(self, prepared: list[Any]) -> list[Any]:
-        return self._predictor.predict(prepared)
+        return prepared
 
 
 def cifar(data: Path, limit: int) -> list[bytes]:
@@ -82,21 +83,42 @@ def of_kind(data: Path, limit: int) -> dict[str, list[bytes]]:
 
 
 def in_turn(contenders: Contenders, images: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Images a second, and the ratio to the first contender within each round: medians."""
+    """Medians of images a second, of their ratio to the faster bare loop (of the first two) within each round, and of
+    milliseconds of the processors for an image."""
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    work_done: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, work in contenders.items():
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), processor_seconds()
             work()
             speeds[name].append(images / (time.perf_counter() - started))
-    first = speeds[next(iter(speeds))]
+            work_done[name].append((processor_seconds() - busy) * 1000 / images)
+    one, other = list(speeds.values())[:2]
+    bare = [max(pair) for pair in zip(one, other, strict=True)]
     return {
         name: {
             "images_per_second": statistics.median(values),
-            "ratio": statistics.median(value / bare for value, bare in zip(values, first, strict=True)),
+            "ratio": statistics.median(value / best for value, best in zip(values, bare, strict=True)),
+            "processor_ms": statistics.median(work_done[name]),
         }
         for name, values in speeds.items()
     }
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it started and that have ended."""
+    found = os.times()
+    return found.user + found.system + found.children_user + found.children_system
+
+
+def batches_of(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def in_threads(work: Callable[[Any], Any], batches: Sequence[Any], jobs: int) -> None:
+    with ThreadPoolExecutor(jobs) as pool:
+        for _ in pool.map(work, batches):
+            pass
 
 
 def through(engine: Any, make_worker: Callable[[], Any], images: Sequence[bytes]) -> None:
@@ -106,20 +128,65 @@ def through(engine: Any, make_worker: Callable[[], Any], images: Sequence[bytes]
 
 
 def network(images: list[bytes], folder: Path, jobs: int, rounds: int) -> dict[str, dict[str, float]]:
+    import onnxruntime
+
     worker, embedder = Network(folder, jobs), open_embedder(BUILT_IN, cache=folder)
-    ready = [worker.prepare(image) for image in images]
-    batches = [np.stack(ready[start : start + 4]) for start in range(0, len(ready), 4)]
+    graph: Any = embedder
+    threaded = onnxruntime.InferenceSession(str(graph.graph), providers=["CPUExecutionProvider"])
+    ready = batches_of([worker.prepare(image) for image in images], 4)
     keys = [f"{number:064x}" for number in range(len(images))]
 
-    def bare() -> None:
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(embedder.embed, batches))
+    def prepared(batch: Sequence[bytes]) -> Any:
+        return np.stack([worker.prepare(image) for image in batch])
+
+    def loop() -> None:
+        for batch in batches_of(images, 4):
+            threaded.run(["features"], {"images": prepared(batch)})
 
     contenders: Contenders = {
-        "bare model": bare,
+        "bare, in a loop": loop,
+        "bare, in threads": lambda: in_threads(
+            lambda batch: embedder.embed(prepared(batch)), batches_of(images, 4), jobs
+        ),
+        "ready inputs": lambda: in_threads(lambda batch: embedder.embed(np.stack(batch)), ready, jobs),
         "local engine": lambda: through(LocalEngine(jobs=jobs), lambda: worker, images),
-        "local engine, batch 4": lambda: through(LocalEngine(jobs=jobs, batch=4), lambda: worker, images),
         "embed_images": lambda: embed_images(embedder, keys, images.__getitem__, jobs=jobs),
+    }
+    return in_turn(contenders, len(images), rounds)
+
+
+def detector(images: list[bytes], data: Path, folder: Path, jobs: int, rounds: int) -> dict[str, dict[str, float]]:
+    """The graph takes one image a call. The bare loops leave its output as it is, the engine makes boxes of it."""
+    import onnxruntime
+
+    from datasetops.models.predictor import open_predictor
+    from datasetops.preannotate.labelers import PredictWorker
+
+    file, config = data / "yolox_nano" / "yolox_nano.onnx", folder / "yolox.yaml"
+    config.write_text(json.dumps({"family": "yolox", "names": [str(number) for number in range(80)]}))
+    predictor: Any = open_predictor(f"onnx:{file}", cache=folder, device="cpu", config=str(config))
+
+    def session(threads: int) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    one, all_of_them = session(1), session(jobs)
+    name = one.get_inputs()[0].name
+
+    def bare(opened: Any, image: bytes) -> None:
+        opened.run(None, {name: predictor.prepare(decode_rgb(image)).pixels[None]})
+
+    def loop() -> None:
+        for image in images:
+            bare(all_of_them, image)
+
+    ready = [predictor.prepare(decode_rgb(image)).pixels[None] for image in images]
+    contenders: Contenders = {
+        "bare, in a loop": loop,
+        "bare, in threads": lambda: in_threads(partial(bare, one), images, jobs),
+        "ready inputs": lambda: in_threads(lambda pixels: one.run(None, {name: pixels}), ready, jobs),
+        "local engine": lambda: through(LocalEngine(jobs=jobs), lambda: PredictWorker(predictor), images),
     }
     return in_turn(contenders, len(images), rounds)
 
@@ -156,44 +223,70 @@ def transformer(images: list[bytes], folder: Path, jobs: int, rounds: int) -> di
     from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
     from datasetops.models.predictor import open_predictor
+    from datasetops.preannotate.labelers import PredictWorker
 
-    torch.set_num_threads(jobs)
-    predictor = open_predictor(f"local:{folder}", cache=folder, device="cpu")
+    predictor: Any = open_predictor(f"local:{folder}", cache=folder, device="cpu")
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
     model = AutoModelForImageClassification.from_pretrained(folder).eval()
     classify = pipeline("image-classification", model=model, image_processor=processor, device="cpu")
-    pixels = torch.from_numpy(
-        np.stack([predictor.prepare(decode_rgb(image)).inputs["pixel_values"] for image in images])
-    )
 
-    def bare(batch: int) -> None:
+    def prepared(batch: Sequence[bytes]) -> Any:
+        pixels = [predictor.prepare(decode_rgb(image)).inputs["pixel_values"] for image in batch]
+        return torch.from_numpy(np.stack(pixels))
+
+    def scored(pixels: Any) -> None:
         with torch.inference_mode():
-            for start in range(0, len(pixels), batch):
-                model(pixel_values=pixels[start : start + batch]).logits.softmax(-1).numpy()
+            model(pixel_values=pixels).logits.softmax(-1).numpy()
 
-    def seconds(batch: int) -> float:
+    def loop(batch: int, given: Sequence[bytes] = images) -> None:
+        torch.set_num_threads(jobs)
+        for part in batches_of(given, batch):
+            scored(prepared(part))
+
+    def threads(batch: int, given: Sequence[bytes] = images) -> None:
+        torch.set_num_threads(1)
+        in_threads(lambda part: scored(prepared(part)), batches_of(given, batch), jobs)
+
+    def fed() -> None:
+        torch.set_num_threads(1)
+        in_threads(scored, ready, jobs)
+
+    def engine() -> None:
+        torch.set_num_threads(jobs)
+        through(LocalEngine(jobs=jobs), lambda: PredictWorker(predictor), images)
+
+    def seconds(work: Callable[[int, Sequence[bytes]], None], batch: int) -> float:
         started = time.perf_counter()
-        bare(batch)
+        work(batch, some)
         return time.perf_counter() - started
 
-    sizes = (4, 8, 16, 32)
-    tried = [[seconds(batch) for batch in sizes] for _ in range(3)]
-    best = sizes[int(np.argmin(np.min(tried, axis=0)))]
+    sizes, some = (1, 4, 16), images[:32]
+
+    def best(work: Callable[[int, Sequence[bytes]], None]) -> int:
+        tried = [[seconds(work, batch) for batch in sizes] for _ in range(2)]
+        return sizes[int(np.argmin(np.min(tried, axis=0)))]
+
+    alone, beside = best(loop), best(threads)
+    ready = [prepared(part) for part in batches_of(images, beside)]
 
     def piped() -> None:
+        torch.set_num_threads(jobs)
         opened = (Image.open(io.BytesIO(image)).convert("RGB") for image in images)
-        assert sum(1 for _ in classify(opened, batch_size=best)) == len(images)
+        if sum(1 for _ in classify(opened, batch_size=alone)) != len(images):
+            raise RuntimeError("the pipeline left images out")
 
     def loaded() -> None:
-        with torch.inference_mode():
-            for batch in DataLoader(Decoded(images, processor), batch_size=best, num_workers=jobs):
-                model(pixel_values=batch).logits.softmax(-1).numpy()
+        torch.set_num_threads(jobs)
+        for batch in DataLoader(Decoded(images, processor), batch_size=alone, num_workers=jobs):
+            scored(batch)
 
     contenders: Contenders = {
-        f"bare model, batch {best}": partial(bare, best),
-        "local engine": lambda: through(LocalEngine(jobs=jobs), lambda: Predicting(predictor), images),
-        "transformers pipeline": piped,
-        f"DataLoader, {jobs} processes": loaded,
+        f"bare, in a loop, batch {alone}": partial(loop, alone),
+        f"bare, in threads, batch {beside}": partial(threads, beside),
+        "ready inputs": fed,
+        "local engine": engine,
+        f"transformers pipeline, batch {alone}": piped,
+        f"DataLoader, {jobs} processes, batch {alone}": loaded,
     }
     return in_turn(contenders, len(images), rounds)
 
@@ -216,9 +309,10 @@ def on_ray(images: list[bytes], folder: Path, jobs: int) -> dict[str, Any]:
         items.append(Item(str(number), str(file)))
     open_embedder(BUILT_IN, cache=folder)  # the graph is exported once, for all
 
-    def seconds(engine: Any, lanes: int, count: int) -> float:
+    def seconds(engine: Any, make: Callable[[], Any], count: int) -> float:
         started = time.perf_counter()
-        assert sum(1 for _ in engine.run(partial(Network, folder, lanes), items[:count], read_file)) == count
+        if sum(1 for _ in engine.run(make, items[:count], read_file)) != count:
+            raise RuntimeError("the engine left images out")
         return time.perf_counter() - started
 
     started = time.perf_counter()
@@ -231,9 +325,11 @@ def on_ray(images: list[bytes], folder: Path, jobs: int) -> dict[str, Any]:
         return {
             "images": len(items),
             "start of Ray": start,
-            f"ray, {few} images": seconds(RayEngine(batch=4), 1, few),
-            "local": seconds(LocalEngine(jobs=jobs, batch=4), jobs, len(items)),
-            "ray": seconds(RayEngine(batch=4), 1, len(items)),
+            f"ray, {few} images": seconds(RayEngine(batch=4), partial(Network, folder, 1), few),
+            "local, decoding only": seconds(LocalEngine(jobs=jobs), Decoding, len(items)),
+            "ray, decoding only": seconds(RayEngine(), Decoding, len(items)),
+            "local": seconds(LocalEngine(jobs=jobs, batch=4), partial(Network, folder, jobs), len(items)),
+            "ray": seconds(RayEngine(batch=4), partial(Network, folder, 1), len(items)),
         }
     finally:
         ray.shutdown()
@@ -241,7 +337,7 @@ def on_ray(images: list[bytes], folder: Path, jobs: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=["network", "transformer", "ray"], action="append")
+    parser.add_argument("--part", choices=["detector", "network", "transformer", "ray"], action="append")
     parser.add_argument("--images", type=int, default=800)
     parser.add_argument("--small-images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -251,9 +347,17 @@ def main() -> None:
     if not os.environ.get("DSOPS_TEST_DATA"):
         parser.error("DSOPS_TEST_DATA is not set: it names the folder with the real data sets")
     data, jobs = Path(os.environ["DSOPS_TEST_DATA"]), arguments.jobs
-    parts = arguments.part or ["network", "transformer", *(["ray"] if importlib.util.find_spec("ray") else [])]
+    parts = arguments.part or [
+        "detector",
+        "network",
+        "transformer",
+        *(["ray"] if importlib.util.find_spec("ray") else []),
+    ]
     result: dict[str, Any] = {"jobs": jobs}
     with tempfile.TemporaryDirectory() as folder:
+        if "detector" in parts:
+            some = photos(data, arguments.images // 4)
+            result["detector"] = {"COCO, 640 x 480, 154 kB": detector(some, data, Path(folder), jobs, arguments.rounds)}
         if "network" in parts:
             result["network"] = {
                 kind: network(images, Path(folder), jobs, arguments.rounds)
@@ -270,11 +374,12 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    for part in ("network", "transformer"):
+    for part in ("detector", "network", "transformer"):
         for kind, rows in result.get(part, {}).items():
-            print(f"| {part}, {kind} | images/s | of bare |\n|---|---|---|")
+            print(f"| {part}, {kind} | images/s | of the faster bare loop | processor ms an image |\n|---|---|---|---|")
             for name, row in rows.items():
-                print(f"| {name} | {row['images_per_second']:.1f} | {row['ratio']:.2f} |")
+                figures = f"{row['images_per_second']:.1f} | {row['ratio']:.2f} | {row['processor_ms']:.1f}"
+                print(f"| {name} | {figures} |")
             print()
     if "ray" in result:
         print("| Ray | seconds |\n|---|---|")

@@ -42,6 +42,16 @@ def audit(
         Path | None,
         typer.Option(help="Folder of class probabilities by pixel: SAMPLE_ID.npy or .npz, shape (K, H, W)."),
     ] = None,
+    predictions: Annotated[
+        str | None,
+        typer.Option(
+            help="A model whose predictions dsops preannotate --also-labeled kept: its probabilities and boxes are taken. It "
+            "must not have learned from these labels."
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="For --predictions: YAML of 'model name: class' where its last run had another.")
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option(help="What drift is measured from: a version, a folder of images, or a table of samples."),
@@ -84,6 +94,10 @@ def audit(
         return
     if fail_on is not None and fail_on not in SEVERITIES:
         raise ValueError(f"--fail-on: expected low, medium or high; got {fail_on!r}")
+    if predictions is not None and (probabilities is not None or detections is not None):
+        raise ValueError("--predictions: give it, or --probabilities and --detections")
+    if mapping is not None and predictions is None:
+        raise ValueError("--mapping says what the names of a model mean: give --predictions too")
 
     repository = session.repository
     chosen = repository.version(version)
@@ -103,6 +117,12 @@ def audit(
 
     samples = chosen.table("samples").to_pandas()
 
+    classes = read_probabilities(probabilities) if probabilities else None
+    boxes = read_detections(detections, samples, chosen.schema) if detections else None
+    if predictions is not None:
+        from datasetops.preannotate.stored import for_audit
+
+        classes, boxes = for_audit(repository, chosen, predictions, mapping)
     baseline = baseline_of(repository, against, model=model, progress=session.progress) if against else None
     if baseline is not None:
         refuse_itself(chosen, baseline)
@@ -112,8 +132,8 @@ def audit(
         checks=check or (),
         split=split,
         where=where,
-        probabilities=read_probabilities(probabilities) if probabilities else None,
-        detections=read_detections(detections, samples, chosen.schema) if detections else None,
+        probabilities=classes,
+        detections=boxes,
         pixels=read_pixel_probabilities(pixels, samples, chosen.schema) if pixels else None,
         against=baseline,
         model=model,

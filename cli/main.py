@@ -6,7 +6,23 @@ from typing import Annotated
 
 import typer
 
-from datasetops.cli import audit, data, demo, doctor, gate, label, preannotate, qa, review, schemas, select, versions
+from datasetops.cli import (
+    audit,
+    data,
+    demo,
+    doctor,
+    gate,
+    label,
+    loop,
+    preannotate,
+    qa,
+    review,
+    rounds,
+    schemas,
+    select,
+    simulate,
+    versions,
+)
 from datasetops.cli.session import set_globals
 
 app = typer.Typer(
@@ -16,7 +32,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (data, versions, schemas, audit, review, select, preannotate, label, qa, gate, doctor, demo):
+for module in (
+    data,
+    versions,
+    schemas,
+    audit,
+    review,
+    select,
+    rounds,
+    simulate,
+    loop,
+    preannotate,
+    label,
+    qa,
+    gate,
+    doctor,
+    demo,
+):
     module.register(app)
 
 

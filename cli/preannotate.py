@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from datasetops.cli.session import Session, command, table
+from datasetops.cli.session import Session, command
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
     from datasetops.manifest import Repository, Version
     from datasetops.preannotate.run import PreannotateResult
-    from datasetops.preannotate.thresholds import Promises, Share
     from datasetops.schema import LabelSchema
 
-_SHOWN: Final = 8  # names or faults listed
+_PROMISES: Final = ("class", "all")
+_MOST: Final = 100  # samples listed that are disagreed on most
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +60,20 @@ def preannotate(
         ),
     ] = None,
     confidence: Annotated[float, typer.Option(help="How sure the target precision is promised.")] = 0.95,
+    promise: Annotated[
+        str,
+        typer.Option(
+            help="class: the target holds for each class; all: for the rows of all classes together, which takes fewer labels."
+        ),
+    ] = "class",
+    auto_accept: Annotated[
+        bool,
+        typer.Option(
+            "--auto-accept",
+            help="With --target-precision: these annotations count without a person, once a random sample of them has "
+            "passed QA. The plan for it is made here; dsops accept asks for it.",
+        ),
+    ] = False,
     option: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE of the model's own, e.g. min_score=0.01. May be repeated.")
     ] = None,
@@ -78,9 +91,11 @@ def preannotate(
         ),
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most that many samples.")] = None,
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Ray: the cluster's address.")] = None,
-    gpus: Annotated[float, typer.Option(min=0, help="Ray: GPUs for each worker; a half is 0.5.")] = 0.0,
+    engine: Annotated[str | None, typer.Option(help="local or ray (default: the setting engine).")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray: the cluster's address (default: ray_address).")] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="Ray: GPUs for each worker; a half is 0.5 (default: ray_gpus).")
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images of one call; found by trying unless told.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would take; write nothing.")] = False,
@@ -98,6 +113,13 @@ def preannotate(
     """
     if not model:
         raise ValueError("--model: name a model, for example fewshot:builtin:efficientnet-lite0 or hf:NAME@REVISION")
+    if promise not in _PROMISES:
+        raise ValueError(f"--promise: expected {' or '.join(_PROMISES)}; got {promise!r}")
+    if auto_accept and target_precision is None:
+        raise ValueError(
+            "--auto-accept: only what a precision is promised of can be accepted unseen; give --target-precision, such as 0.98"
+        )
+    from datasetops.cli.preannotate_words import disagreement_lines, dry_lines, notes, result_lines
     from datasetops.images import quiet_decoding
     from datasetops.preannotate.opening import open_labeler
     from datasetops.preannotate.run import preannotate as annotate
@@ -131,6 +153,8 @@ def preannotate(
         "thresholds": scores,
         "target_precision": target_precision,
         "confidence": confidence,
+        "together": promise == "all",
+        "auto_accept": auto_accept,
         "prompts": asked,
         "limit": limit,
         "also_labeled": also_labeled,
@@ -145,129 +169,37 @@ def preannotate(
             if not dry_run and cost is not None:
                 session.say(" ".join(cost.lines()))
         made = before if dry_run else annotate(repository, chosen, labeler, message=message, **named)
-    for line in _notes(made):
+    for line in notes(made):
         session.say(line)
     answer = made.as_dict() | {"dry_run": dry_run} | ({} if cost is None else {"cost": cost.as_dict()})
-    lines = _dry_lines(made) if dry_run else _lines(made, chosen.name)
+    lines = dry_lines(made) if dry_run else result_lines(made, chosen.name, chosen.schema, task)
     if disagreement and not dry_run:
-        kept = _disagreement(repository, repository.version(made.version or chosen.name), made, task)
+        seen = repository.version(made.version or chosen.name)
+        kept = _disagreement(repository, seen, made, task, mapping)
         answer["disagreement"] = kept
-        lines += _disagreement_lines(kept)
+        lines += disagreement_lines(kept, seen.name)
     session.emit(answer, lines)
 
 
-def _lines(made: PreannotateResult, asked: str) -> list[str]:
-    head = f"{made.model.label}: {made.asked:,} samples asked about"
-    head += f", {made.computed:,} images computed, {made.known:,} known before."
-    lines = [head]
-    if made.promises is not None:
-        lines += _promise_lines(made.promises)
-    if made.by_class:
-        given = sorted(made.by_class.items(), key=lambda item: (-item[1], item[0]))
-        lines += table(given, header=("class", "given"))
-    if made.version is None:
-        return [*lines, f"Nothing in {asked} has to change."]
-    counts = made.counts
-    told = ", ".join(f"{counts[name]:,} {word}" for name, word in _WORDS.items() if counts.get(name))
-    return [
-        *lines,
-        f"{made.version}: {told} annotations. Next: dsops label push {made.version}, or dsops audit {made.version}",
-    ]
-
-
 def _disagreement(
-    repository: Repository, version: Version, made: PreannotateResult, task: str | None
+    repository: Repository, version: Version, made: PreannotateResult, task: str | None, mapping: Path | None
 ) -> list[dict[str, Any]]:
-    """For each kind that the model gives: where the table is kept, and who differs from whom how often."""
-    from datasetops.preannotate.disagreement import keep_disagreement, summary
+    """For each kind that the model gives: where the table is kept, who differs from whom how often, and on which samples
+    most."""
+    from datasetops.preannotate.disagreement import disagreement_scores, keep_disagreement, summary
     from datasetops.preannotate.measure import KINDS
 
     found = []
     for kind in KINDS:
         if kind in made.model.kinds and kind in version.schema.kinds and task in (None, kind):
-            key, rows = keep_disagreement(repository, version, kind)
-            found.append({"kind": kind, "key": key, "pairs": summary(rows)})
+            files = None if mapping is None else {made.model.digest: mapping}
+            key, rows = keep_disagreement(repository, version, kind, mappings=files)
+            scores = disagreement_scores(rows).to_pylist()
+            differ = [one for one in scores if one["score"] > 0]
+            found.append(
+                {"kind": kind, "key": key, "pairs": summary(rows), "differ": len(differ), "most": differ[:_MOST]}
+            )
     return found
-
-
-def _disagreement_lines(kept: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = []
-    for item in kept:
-        lines.append(f"Disagreement about {item['kind']}, kept as {item['key']}:")
-        rows = [(pair["one"], pair["other"], pair["differ"], pair["samples"]) for pair in item["pairs"]]
-        lines += table(rows, header=("one", "other", "differ on", "of samples"))
-    return lines
-
-
-def _promise_lines(promises: Promises) -> list[str]:
-    """A line for each class with a promise, and why there is none for the others."""
-    kept = [item for item in promises.classes if item.threshold is not None]
-    rest = [item for item in promises.classes if item.threshold is None]
-    lines = []
-    if kept:
-        lines.append(f"Promised with {promises.confidence:.0%} confidence, of all these classes together:")
-        rows = [
-            [
-                item.name,
-                f"{item.threshold:.5f}",
-                f"{promises.target:.1%}",
-                _reached(item.held_out),
-                f"{item.kept:.0%}",
-            ]
-            for item in kept
-        ]
-        lines += table(rows, header=("class", "from score", "promised", "reached on the held-out half", "share kept"))
-    if rest:
-        lines.append("No promise, and no rows, for:")
-        lines += table([(item.name, item.why) for item in rest])
-    return lines
-
-
-def _reached(share: Share) -> str:
-    return (
-        f"{share.value:.1%} of {share.count:,} ({share.low:.1%} to {share.high:.1%})" if share.count else "none there"
-    )
-
-
-_WORDS: Final = {"inserted": "new", "updated": "changed", "deleted": "removed"}
-
-
-def _dry_lines(made: PreannotateResult) -> list[str]:
-    lines = [f"{made.model.label} would be asked about {made.asked:,} of {made.selected:,} samples."]
-    if made.known:
-        lines.append(f"{made.known:,} images were predicted before.")
-    return lines + (made.cost.lines() if made.cost else [])
-
-
-def _notes(made: PreannotateResult) -> list[str]:
-    """What a user should know about names, samples that were left out, and images at fault."""
-    notes = []
-    names = made.mapping
-    if names["ambiguous"]:
-        told = "; ".join(
-            f"{name!r} may be {' or '.join(map(repr, found))}" for name, found in names["ambiguous"].items()
-        )
-        notes.append(f"Names that count for no class, since they are ambiguous: {told}. Say which with --mapping.")
-    if names["unreached"]:
-        notes.append(f"Classes that the model cannot name: {_listed(names['unreached'])}. --mapping may help.")
-    if names["unmapped"]:
-        notes.append(f"Names of the model that count for no class: {_listed(names['unmapped'])}.")
-    if made.labeled:
-        notes.append(f"People labeled {made.labeled:,} of the {made.selected:,} samples; theirs stay.")
-    if made.without_image:
-        notes.append(f"{made.without_image:,} of the samples have no image at hand and were left out.")
-    if made.stayed:
-        notes.append(f"{made.stayed:,} of the samples have rows of a model that somebody changed since; these stay.")
-    if made.faults:
-        notes.append(f"{len(made.faults):,} images gave nothing:")
-        notes += [f"  {fault.uri}: {fault.message}" for fault in made.faults[:_SHOWN]]
-        if len(made.faults) > _SHOWN:
-            notes.append(f"  … and {len(made.faults) - _SHOWN:,} more; --json lists them all")
-    return notes
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
 
 def _classes(given: list[str], schema: LabelSchema) -> list[str]:

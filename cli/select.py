@@ -1,39 +1,89 @@
-"""Commands of active learning: select, rounds."""
+"""The command that chooses what to label next: select."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from datasetops.cli.files import read_chances
 from datasetops.cli.session import Session, command, table
 from datasetops.cli.versions import VersionName
 
+_SHOWN: Final = 10  # picks that are shown; --json has all
+_NEEDS: Final = {
+    "embeddings": "images",
+    "probabilities": "a model, or some labels",
+    "committee": "--predictions of two models or more",
+    "uncertainty": "",
+}
+
 
 def register(app: typer.Typer) -> None:
-    for function in (select, rounds):
-        command(app)(function)
+    command(app)(select)
 
 
 def select(
     session: Session,
     version: VersionName = "main",
-    n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 100,
-    strategy: Annotated[str, typer.Option(help="entropy, least_confidence, margin or random.")] = "margin",
+    n: Annotated[int | None, typer.Option("--n", min=1, help="How many (100, or as many as a --budget holds).")] = None,
+    strategy: Annotated[str, typer.Option(help="auto, or one of --list.")] = "auto",
     probabilities: Annotated[
-        Path | None, typer.Option(help="A model's answers: CSV or Parquet, sample_id and a column a class.")
+        Path | None, typer.Option(help="A model's answers: CSV or Parquet, sample_id (or uri) and a column a class.")
     ] = None,
+    predictions: Annotated[
+        list[str] | None,
+        typer.Option(help="A model whose predictions dsops preannotate kept. May be repeated: a committee."),
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="For --predictions: YAML from the model's names to the schema's.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="For the strategy scores: CSV or Parquet, sample_id and score from 0 to 1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="For embeddings: builtin:NAME, hf:NAME or local:DIR.")] = None,
     where: Annotated[
         str | None,
         typer.Option(help="Choose among samples that fulfil this SQL condition; unlabeled ones unless told."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides between equal scores.")] = 0,
+    quota: Annotated[
+        list[str] | None,
+        typer.Option(help="At least so many of a slice: KEY=VALUE:COUNT, or light=night:20%. May be repeated."),
+    ] = None,
+    balance: Annotated[
+        str | None, typer.Option(help="As many of each value of this slice, or of each likely class: class.")
+    ] = None,
+    random_share: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share drawn at random, so that dsops rounds can tell what choosing gained."),
+    ] = 0.0,
+    budget: Annotated[
+        str | None, typer.Option(help="Annotators' time to fill, from how long past items took: 8h, 90m.")
+    ] = None,
+    spread: Annotated[
+        bool, typer.Option("--spread/--no-spread", help="Never near-duplicates together, and groups spread.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Decides what chance decides.")] = 0,
+    list_strategies: Annotated[bool, typer.Option("--list", help="List the strategies and what they need.")] = False,
 ) -> None:
-    """Choose what to label next, and record it as a round. What is out for labeling is left out."""
-    from datasetops.active_learning import select as choose
+    """Choose what to label next, and record it as a round. What is out for labeling is left out.
 
+    Without --predictions or --probabilities a small model on embeddings learns from the labels so far.
+    """
+    from datasetops.active_learning.minutes import parse_budget
+    from datasetops.active_learning.select import select as choose
+    from datasetops.active_learning.strategies import STRATEGIES
+    from datasetops.active_learning.uncertainty import read_scores
+    from datasetops.audits.probabilities import read_probabilities
+
+    if list_strategies:
+        known = [
+            {"strategy": item.name, "title": item.title, "needs": list(item.needs), "uses": list(item.uses)}
+            for item in STRATEGIES.values()
+        ]
+        rows = [(item.name, item.title, ", ".join(_NEEDS[need] for need in item.needs)) for item in STRATEGIES.values()]
+        session.emit(known, table(rows, header=("strategy", "chooses where", "needs")))
+        return
     repository = session.repository
     chosen = repository.version(version)
     made = choose(
@@ -41,36 +91,43 @@ def select(
         chosen,
         n=n,
         strategy=strategy,
-        probabilities=read_chances(chosen, probabilities),
+        probabilities=read_probabilities(probabilities) if probabilities else None,
+        predictions=predictions or (),
+        mapping=mapping,
+        scores=read_scores(scores) if scores else None,
+        model=model,
         where=where,
+        quotas=quota or (),
+        balance=balance,
+        random_share=random_share,
+        budget=parse_budget(budget) if budget else None,
+        spread=spread,
         seed=seed,
+        progress=session.progress,
     )
-    lines = [f"{made.name}: {len(made.samples):,} of {made.pool:,} by {made.strategy}"]
-    if len(made.samples) < n:
-        lines.append(f"{n:,} were asked for; there are no more.")
-    answer = {"round": made.name, "version": made.version, "strategy": made.strategy, "pool": made.pool, "asked": n}
-    answer["samples"] = [{"sample_id": i, "score": s} for i, s in zip(made.samples, made.scores, strict=True)]
+    for note in made.notes:
+        session.say(note)
+    lines = [f"{made.name}: {len(made.samples):,} of {made.pool:,} by {made.strategy}" + _by(made.model)]
+    if made.random:
+        lines.append(f"{len(made.random):,} of them at random, to tell later what choosing gained.")
+    if made.minutes is not None:
+        lines.append(f"Annotators will need about {made.minutes:,.0f} minutes.")
+    at_random = set(made.random)
+    picked = [
+        {"sample_id": name, "score": score, "reason": reason, "random": name in at_random}
+        for name, score, reason in zip(made.samples, made.scores, made.reasons, strict=True)
+    ]
+    shown = [(item["sample_id"], item["reason"]) for item in picked[:_SHOWN]]
+    lines += table(shown, header=("first", "why"))
+    if len(picked) > _SHOWN:
+        lines.append(f"… and {len(picked) - _SHOWN:,} more; --json lists them all.")
+    answer = {
+        "round": made.name, "version": made.version, "strategy": made.strategy, "pool": made.pool, "asked": made.asked,
+        "model": made.model, "minutes": made.minutes, "random": len(made.random), "notes": list(made.notes),
+        "samples": picked,
+    }  # fmt: skip
     session.emit(answer, [*lines, f"Next: dsops label push {made.version} --round {made.name}"])
 
 
-def rounds(session: Session) -> None:
-    """List rounds, oldest first, with how many of their items have been labeled since."""
-    from datasetops.active_learning import rounds as all_rounds
-    from datasetops.active_learning.select import labeled_by_people
-
-    repository = session.repository
-    head = repository.head()
-    labeled = labeled_by_people(head) if head else set()
-    rows = [
-        {
-            "round": item.name,
-            "version": item.version,
-            "strategy": item.strategy,
-            "samples": len(item.samples),
-            "pool": item.pool,
-            "labeled": len(labeled.intersection(item.samples)),
-        }
-        for item in all_rounds(repository)
-    ]
-    text = table((row.values() for row in rows), header=("round", "version", "strategy", "samples", "of", "labeled"))
-    session.emit(rows, text if rows else "No round yet. Make one with: dsops select VERSION --n N")
+def _by(model: str | None) -> str:
+    return f", with {model}" if model else ""

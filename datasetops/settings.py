@@ -26,6 +26,9 @@ class Settings(BaseModel):
     cache: Path = Field(default_factory=lambda: _user_cache(), description="local folder for caches and model files")
     model: str = Field(default="builtin:efficientnet-lite0", description="model reference for embeddings")
     jobs: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="parallel workers")
+    engine: str = Field(default="local", description="what models run on: local, ray")
+    ray_address: str | None = Field(default=None, description="of the Ray cluster; this machine unless told")
+    ray_gpus: float = Field(default=0.0, ge=0, description="GPUs of each worker on Ray; a half is 0.5")
 
 
 def load_settings(file: Path | None) -> Settings:

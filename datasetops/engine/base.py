@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from datasetops.plugins import load_plugin
 from datasetops.progress import Progress, no_progress
+from datasetops.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,10 @@ class Worker(Protocol):
     A worker with an attribute `lanes` (an int; 1 where there is none) has `infer` called from that many threads at
     once, each with a batch of its own; 0 is one for each processor, the fastest way for a model that runs on
     processors and whose calls need no lock. torch then has one processor a call.
+
+    A worker with an attribute `batch` (an int, or None for no wish) is for results that do not depend on what else is
+    in a call: where the size of batches is fixed, by this or by who runs it, short ones are filled up with copies of
+    their last image, so that all calls have the same shape.
     """
 
     def prepare(self, data: bytes) -> Any:
@@ -75,3 +80,23 @@ def open_engine(
         raise ValueError(f"jobs and batch are at least 1, gpus at least 0: got {jobs}, {batch}, {gpus}")
     opened: Engine = load_plugin("engines", name)(jobs=jobs, batch=batch, address=address, gpus=gpus)
     return opened
+
+
+def engine_of(
+    settings: Settings,
+    name: str | None = None,
+    *,
+    batch: int | None = None,
+    address: str | None = None,
+    gpus: float | None = None,
+) -> Engine:
+    """The engine that a repository's settings name, or `name`, with the settings' address and GPUs unless told.
+
+    Raises what `open_engine` raises.
+    """
+    name = name or settings.engine
+    if name == "ray":
+        address = address or settings.ray_address
+        gpus = settings.ray_gpus if gpus is None else gpus
+    jobs = settings.jobs if name == "local" else None
+    return open_engine(name, jobs=jobs, batch=batch, address=address, gpus=gpus or 0.0)

@@ -58,8 +58,12 @@ class Runner:
 
     def __init__(self, worker: Worker, jobs: int, batch: int | None) -> None:
         self._worker, self._jobs = worker, jobs
-        self._lanes = int(getattr(worker, "lanes", 1)) or jobs
-        self._size = BatchSize(batch)
+        lanes = int(getattr(worker, "lanes", 1))
+        self._lanes = lanes or jobs
+        self._threads = max(1, jobs // self._lanes) if lanes != 1 else None  # of each call of torch
+        fixed = batch or getattr(worker, "batch", None)
+        self._least = fixed or 1 if hasattr(worker, "batch") else 1  # images of a call, copies among them
+        self._size = BatchSize(fixed)
 
     def run(
         self, items: Sequence[Item], read: Callable[[str], bytes]
@@ -71,7 +75,7 @@ class Runner:
         work = [lambda: self._read_ahead(flow, items, read, decoding)] * readers
         work += [lambda: self._drive(flow, items)] * self._lanes
         threads = [threading.Thread(target=flow.guard, args=(part,), name="dsops-engine") for part in work]
-        with _torch_threads(max(1, self._jobs // self._lanes) if self._lanes > 1 else None):
+        with _torch_threads(self._threads):
             try:
                 for thread in threads:
                     thread.start()
@@ -113,23 +117,25 @@ class Runner:
     def _infer(self, flow: _Flow, items: Sequence[Item], batch: list[tuple[int, Any]]) -> _Results:
         """The results of a batch; where it fails those of its halves (memory) or of each image alone (all else)."""
         started = time.perf_counter()
+        given = [prepared for _, prepared in batch]
+        given += given[-1:] * (min(self._least, self._size.now) - len(given))
         try:
-            found = self._worker.infer([prepared for _, prepared in batch])
+            found = self._worker.infer(given)
         except Exception as error:
             ran_out, reason = is_out_of_memory(error), _in_words(error)
         else:
-            if len(found) != len(batch):
-                raise ValueError(f"the worker gave {len(found)} results for {len(batch)} images")
+            if len(found) != len(given):
+                raise ValueError(f"the worker gave {len(found)} results for {len(given)} images")
             flow.succeeded(len(batch), time.perf_counter() - started)
-            return [(index, result) for (index, _), result in zip(batch, found, strict=True)]
+            return [(index, result) for (index, _), result in zip(batch, found, strict=False)]
         # Only now is the error gone, and with it what its frames held of the memory.
         if ran_out:
             release_memory()
-            flow.ran_out(len(batch))
-        if len(batch) == 1:
+            flow.ran_out(len(given))
+        if len(given) == 1 or (len(batch) == 1 and not ran_out):
             flow.failed(reason)
             return [(batch[0][0], Fault(items[batch[0][0]].key, reason))]
-        step = (len(batch) + 1) // 2 if ran_out else 1
+        step = (len(given) + 1) // 2 if ran_out else 1
         parts = (batch[start : start + step] for start in range(0, len(batch), step))
         return [entry for part in parts for entry in self._infer(flow, items, part)]
 

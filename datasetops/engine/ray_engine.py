@@ -8,8 +8,9 @@ import pickle
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from datasetops.engine.base import Fault, Item, Worker
@@ -18,7 +19,9 @@ from datasetops.errors import DatasetOpsError, MissingDependencyError, ModelErro
 from datasetops.images import quiet_decoding
 from datasetops.progress import Progress, no_progress
 
-_CHUNK: Final = 256  # images of one task: seconds of work, so that little is lost with a worker
+_CHUNK: Final = 256  # images of one task, at most: seconds of work, so that little is lost with a worker
+_FEWEST: Final = 16  # images of one task where there are few: each task costs milliseconds
+_SHARES: Final = 4  # tasks for each worker, at least: none waits long for the last
 _MOST_CHUNKS: Final = 20_000  # beyond it chunks become larger: each costs the driver about a millisecond
 _TRIES: Final = 2  # of a chunk whose worker is lost, then of an image of it alone: one loss may be the machine's
 _PATIENCE: Final = 10  # seconds for a cluster to answer
@@ -66,7 +69,9 @@ class RayEngine:
         from ray.data import ActorPoolStrategy, from_arrow
         from ray.exceptions import RayError
 
-        size = max(_CHUNK, -(-len(items) // _MOST_CHUNKS))
+        workers = self._workers()
+        size = min(_CHUNK, max(_FEWEST, len(items) // (_SHARES * workers)))
+        size = max(size, -(-len(items) // _MOST_CHUNKS))
         size = -(-size // self.batch) * self.batch if self.batch else size  # a batch never meets the end of a chunk
         chunks = []
         for start in range(0, len(items), size):
@@ -77,10 +82,10 @@ class RayEngine:
             )
         found = from_arrow(chunks).map_batches(
             _Actor,
-            fn_constructor_args=(make_worker, read, self.jobs, self.batch, _attempts_actor()),
+            fn_constructor_args=(make_worker, read, self.jobs, self.batch, _attempts_actor(), str(Path.cwd())),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=min(self._workers(), len(chunks))),
+            compute=ActorPoolStrategy(size=min(workers, len(chunks))),
             num_cpus=self.jobs,
             num_gpus=self.gpus or None,
         )
@@ -190,9 +195,13 @@ class _Actor:
         jobs: int,
         batch: int | None,
         attempts: Any,
+        folder: str,
     ) -> None:
+        """`folder` is the driver's, from which relative paths are meant."""
         self._read, self._attempts = read, attempts
         self._failed: _Failed | None = None
+        with suppress(OSError):  # not on every machine
+            os.chdir(folder)
         try:
             self._runner = Runner(make_worker(), jobs, batch)
         except Exception as error:

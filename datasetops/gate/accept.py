@@ -8,7 +8,7 @@ from typing import Any
 
 from datasetops.errors import RejectedError, did_you_mean
 from datasetops.gate.policy import Policy
-from datasetops.gate.rules import RULES, Case, RuleResult, evaluate
+from datasetops.gate.rules import ALWAYS, RULES, Case, RuleResult, evaluate
 from datasetops.gate.status import status_of
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
@@ -54,18 +54,16 @@ def accept(
     """
     reasons = dict(override or {})
     for rule, reason in reasons.items():
-        if rule not in policy.rules:
-            remedy = (
-                did_you_mean(rule, policy.rules, noun="rules")
-                if rule not in RULES
-                else "The policy does not ask for it."
-            )
+        known = (*policy.rules, *ALWAYS)
+        if rule not in known:
+            remedy = did_you_mean(rule, known, noun="rules") if rule not in RULES else "The policy does not ask for it."
             raise ValueError(f"override: {rule!r} is no rule of the policy {policy.name!r}. {remedy}")
         if not reason.strip():
             raise ValueError(f"override: give the reason why {rule!r} may be passed over: --reason TEXT")
     actor = repository.settings.actor
     results = tuple(evaluate(Case(repository, version, policy, actor)))
-    needless = [rule.rule for rule in results if rule.passed and rule.rule in reasons]
+    failing = {rule.rule for rule in results if not rule.passed}
+    needless = [name for name in reasons if name not in failing]
     if needless:
         raise RejectedError(f"The rule {needless[0]!r} passes.", remedy="Leave out its --override.")
     result = GateResult(

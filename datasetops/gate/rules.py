@@ -15,10 +15,11 @@ from datasetops.audits.coverage import count_values, slice_values
 from datasetops.audits.decisions import decisions, open_findings
 from datasetops.audits.record import AuditRecord, latest_audit
 from datasetops.errors import NotFoundError
-from datasetops.gate.policy import Policy, RightsRule
+from datasetops.gate.policy import Policy, QaRule, RightsRule
 from datasetops.gate.status import last_accepted, since
 from datasetops.manifest import Repository, Version, diff
-from datasetops.qa.plan import plans, redraw
+from datasetops.preannotate.auto_accept import LEAST_CONFIDENCE, auto_accepted, condition, covered
+from datasetops.qa.plan import QaPlan, plans, redraw
 from datasetops.qa.review import current_result
 from datasetops.qa.verdicts import load_verdicts
 from datasetops.records import SEVERITIES
@@ -67,8 +68,9 @@ class Case:
 
 
 def evaluate(case: Case) -> list[RuleResult]:
-    """Every rule of the policy, in its order."""
-    return [RULES[name](case) for name in case.policy.rules]
+    """Every rule of the policy, in its order, and those that hold whatever it says, where they have something to judge."""
+    found = [RULES[name](case) for name in case.policy.rules]
+    return found + [result for rule in ALWAYS.values() if (result := rule(case)) is not None]
 
 
 def qa(case: Case) -> RuleResult:
@@ -243,6 +245,76 @@ def migrations_finished(case: Case) -> RuleResult:
     return RuleResult("migrations_finished", True, "no annotation waits for a person", evidence=evidence)
 
 
+def seen_by_people(case: Case) -> RuleResult | None:
+    """Rows that a model wrote and that were accepted by their score count only where a sampled QA accepted them.
+
+    Its plan may be of an earlier version in which these rows were the same. Of several plans about nothing but such
+    samples the newest that was reviewed counts; one about others as well may vouch for them, but not against them.
+    None where there are no such rows.
+    """
+    told: list[str] = []
+    remedies: list[str] = []
+    evidence: dict[str, Any] = {}
+    for target, rows in auto_accepted(case.version).items():
+        left = pc.unique(rows["sample_id"])
+        verdicts: dict[str, str] = {}
+        evidence[f"at {target:g}"] = {"samples": len(left), "plans": verdicts}
+        waiting: QaPlan | None = None
+        for plan in reversed(list(plans(case.repository))):
+            theirs, drawn_from = covered(case.repository, plan, case.version, rows)
+            mine = pc.is_in(left, theirs)
+            if not pc.any(mine).as_py():
+                continue
+            part = _accepted_by_score(case, plan, target, drawn_from)
+            reviewed = bool(load_verdicts(case.repository, plan))
+            why = _why_not(case, plan, target, part) if reviewed else "not reviewed"
+            if why and part < len(drawn_from):
+                continue
+            if not reviewed:
+                waiting = waiting or plan
+                continue
+            verdicts[plan.name] = why or "accept"
+            left = left.filter(pc.invert(mine))
+            if why:
+                told.append(
+                    f"{pc.sum(mine).as_py():,} samples were accepted by their score, and the plan {plan.name} {why}"
+                )
+                remedies.append(f"See: dsops qa result {plan.name}")
+        where = condition(target)
+        if len(left):
+            why = f"the plan {waiting.name} is not reviewed" if waiting else "no plan covers them"
+            told.append(f"{len(left):,} samples were accepted by their score, and {why}")
+            make = f'dsops qa plan {case.version.name} --pass {target:g} --where "{where}"'
+            remedies.append(f"Review a sample: dsops qa push {waiting.name}" if waiting else f"Plan a sample: {make}")
+        if len(left) or any(why != "accept" for why in verdicts.values()):
+            remedies.append(f'Or let people label them: dsops label push {case.version.name} --where "{where}"')
+    if not evidence:
+        return None
+    message = "; ".join(told) or "a sampled QA accepted all that was accepted by its score"
+    return RuleResult("seen_by_people", not told, message, ". ".join(dict.fromkeys(remedies)), evidence)
+
+
+def _accepted_by_score(case: Case, plan: QaPlan, target: float, drawn_from: pa.Array) -> int:
+    """How many samples of a plan's lot were accepted by their score at a precision when it was made."""
+    then = auto_accepted(case.repository.version(plan.version)).get(target)
+    return 0 if then is None else pc.sum(pc.is_in(drawn_from, pc.unique(then["sample_id"]))).as_py() or 0
+
+
+def _why_not(case: Case, plan: QaPlan, target: float, part: int) -> str:
+    """Why a plan that was reviewed does not vouch for the `part` of its lot that was accepted by its score."""
+    found = current_result(case.repository, plan)
+    most = (case.policy.qa or QaRule()).max_attempts
+    if found.verdict != "accept":
+        return f"is {found.verdict}"
+    if plan.confidence < LEAST_CONFIDENCE - 1e-9:
+        return f"is less sure than {LEAST_CONFIDENCE:.0%}"
+    if found.high * found.population > (1 - target) * part + 1e-9:  # all that is wrong may be among them
+        return f"leaves room for more than {1 - target:.3g} wrong among them"
+    if plan.attempt > most:
+        return f"is attempt {plan.attempt}; at most {most} are allowed"
+    return "" if redraw(case.repository, plan) else "has items that its seed does not draw"
+
+
 RULES: Final[Mapping[str, Callable[[Case], RuleResult]]] = {
     "qa": qa,
     "findings": findings,
@@ -256,6 +328,8 @@ RULES: Final[Mapping[str, Callable[[Case], RuleResult]]] = {
     "reviewer_is_not_author": reviewer_is_not_author,
     "migrations_finished": migrations_finished,
 }
+# Policies have no say in these.
+ALWAYS: Final[Mapping[str, Callable[[Case], RuleResult | None]]] = {"seen_by_people": seen_by_people}
 
 
 def _named_rights(case: Case, column: str, rule: RightsRule | None) -> RuleResult:

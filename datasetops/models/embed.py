@@ -2,21 +2,78 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from datasetops.engine import Fault, Item
+from datasetops.engine import Engine, Fault, Item, engine_of
 from datasetops.engine.local import LocalEngine
+from datasetops.errors import ModelError
 from datasetops.images import decode_rgb
+from datasetops.manifest import Repository
 from datasetops.models.cache import EmbeddingCache
-from datasetops.models.reference import Embedder
+from datasetops.models.reference import Embedder, open_embedder
 from datasetops.progress import Progress, no_progress
+from datasetops.store.media import Media
 
-_BATCH = 4  # images of one call: small, so that the activations stay in a core's cache
-_FLUSH = 2048  # images between two writes of the cache: what an interrupted run loses at most
+_BATCH: Final = 4  # images of one call on a processor: small, so that the activations stay in a core's cache
+_FLUSH: Final = 2048  # images between two writes of the cache: what an interrupted run loses at most
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """An engine of several machines, and what they need there: how to open the model, how to read each image."""
+
+    engine: Engine
+    open: Callable[[], Embedder]
+    read: Callable[[str], bytes]
+    uris: Sequence[str]
+
+
+def elsewhere(
+    repository: Repository, reference: str, uris: Sequence[str], *, engine: Engine | None = None
+) -> Elsewhere | None:
+    """For `embed_images`: where the images (N,) of a repository are embedded, None for this process.
+
+    `engine` goes before the one that the repository's settings name. Raises what `engine_of` raises.
+    """
+    settings = repository.settings
+    chosen = engine or engine_of(settings)
+    if isinstance(chosen, LocalEngine):
+        return None
+    opened = partial(open_embedder, reference, cache=settings.cache.absolute())
+    return Elsewhere(chosen, opened, Media(repository.store, repository.root).read, uris)
+
+
+def embed_stored(
+    repository: Repository,
+    reference: str,
+    keys: Sequence[str],
+    uris: Sequence[str],
+    *,
+    progress: Progress = no_progress,
+) -> tuple[npt.NDArray[np.float32], str]:
+    """Vectors (N, dim) of N images of a repository, by digest (`keys`) and place (`uris`), and the embedder's digest.
+
+    On the engine that the settings name, and through the repository's cache; see `embed_images`.
+    """
+    embedder = open_embedder(reference, cache=repository.settings.cache)
+    media = Media(repository.store, repository.root)
+    vectors = embed_images(
+        embedder,
+        keys,
+        lambda row: media.read(uris[row]),
+        cache=EmbeddingCache(repository.cache / "embeddings", embedder.digest),
+        jobs=repository.settings.jobs,
+        progress=progress,
+        away=elsewhere(repository, reference, uris),
+    )
+    return vectors, embedder.digest
 
 
 def embed_images(
@@ -27,12 +84,14 @@ def embed_images(
     cache: EmbeddingCache | None = None,
     jobs: int = 1,
     progress: Progress = no_progress,
+    away: Elsewhere | None = None,
 ) -> npt.NDArray[np.float32]:
     """Vectors (N, dim) of N images; a row of NaN where an image cannot be read or decoded.
 
     `keys` are the images' digests: equal keys are embedded once, and known ones come from the cache. `read` gives the
-    bytes of image i, in threads, and may raise DatasetOpsError. Vectors have half precision, whether they come from the
-    cache or not. What was computed before an error or an interrupt is in the cache.
+    bytes of image i, in threads, and may raise DatasetOpsError; with `away` they are read and embedded there. Vectors
+    have half precision, whether they come from the cache or not. What was computed before an error or an interrupt is
+    in the cache.
     """
     out = np.full((len(keys), embedder.dim), np.nan, dtype=np.float32)
     known = cache.fetch(keys, out) if cache else np.zeros(len(keys), dtype=bool)
@@ -43,7 +102,8 @@ def embed_images(
     todo = list(first.values())
     pending: list[int] = []
     try:
-        for row in progress(_embedded(embedder, keys, todo, read, max(1, jobs), out), len(todo), "Embedding images"):
+        found = _embedded(embedder, keys, todo, read, max(1, jobs), out, away)
+        for row in progress(found, len(todo), "Embedding images"):
             pending.append(row)
             if len(pending) >= _FLUSH:
                 _flush(cache, keys, pending, out)
@@ -61,21 +121,46 @@ def _embedded(
     read: Callable[[int], bytes],
     jobs: int,
     out: npt.NDArray[np.float32],
+    away: Elsewhere | None,
 ) -> Iterator[int]:
     """Fill `out` and yield each row that was worked on."""
-    items = [Item(keys[row], str(row)) for row in rows]
-    engine = LocalEngine(jobs=jobs, batch=_BATCH)
-    for index, found in engine.run(lambda: _Embedding(embedder, jobs), items, lambda row: read(int(row))):
+    if away is None:
+        items = [Item(keys[row], str(row)) for row in rows]
+        results = LocalEngine(jobs=jobs).run(lambda: _Embedding(embedder), items, lambda row: read(int(row)))
+    else:
+        items = [Item(keys[row], away.uris[row]) for row in rows]
+        results = away.engine.run(_Maker(away.open, embedder.digest), items, away.read)
+    for index, found in results:
         if not isinstance(found, Fault):
             out[rows[index]] = found
         yield rows[index]
 
 
+@dataclass(frozen=True)
+class _Maker:
+    """Makes a worker where it is to run."""
+
+    open: Callable[[], Embedder]
+    digest: str
+
+    def __call__(self) -> _Embedding:
+        """Raises ModelError where the machine has another model by the same name."""
+        embedder = self.open()
+        if embedder.digest != self.digest:
+            raise ModelError(
+                f"The model for embeddings on {platform.node()} is another one than here.",
+                remedy="Put the same files on all machines of the cluster.",
+            )
+        return _Embedding(embedder)
+
+
 class _Embedding:
     """An embedder as engines run it."""
 
-    def __init__(self, embedder: Embedder, jobs: int) -> None:
-        self.lanes, self._embedder = jobs, embedder
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self.lanes = int(getattr(embedder, "lanes", 0))
+        self.batch = _BATCH if self.lanes == 0 else None
 
     def prepare(self, data: bytes) -> npt.NDArray[Any]:
         return self._embedder.prepare(decode_rgb(data, at_least=self._embedder.side))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -63,10 +62,6 @@ def model_files(file: Path) -> list[Path]:
 def sha256_of(file: Path) -> str:
     with file.open("rb") as stream:
         return file_digest(stream, "sha256").hexdigest()
-
-
-def processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_line(error: Exception) -> str:

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 
 from datasetops.errors import FormatError, ModelError, did_you_mean
 from datasetops.models import onnx_decode as decode
-from datasetops.models.families.base import box_predictions, failed
-from datasetops.models.onnx_file import first_line, model_files, open_session, processors, sha256_of
+from datasetops.models.families.base import TOGETHER, box_predictions, failed
+from datasetops.models.onnx_file import first_line, model_files, open_session, sha256_of
 from datasetops.models.onnx_spec import InputSpec, read_spec
 from datasetops.models.predictor import Prediction, Predictor, Request
 from datasetops.records import canonical_json, sha256_hex
@@ -50,7 +50,7 @@ def open_onnx(name: str, cache: Path, request: Request) -> Predictor:
 
 
 class OnnxPredictor:
-    """See `Predictor`. On the CPU each call runs on one processor; `lanes` says how many calls at once are well."""
+    """See `Predictor`. On the CPU each call runs on one processor. `lanes` and `batch` are an engine's (see `Worker`)."""
 
     revision = None
 
@@ -68,10 +68,12 @@ class OnnxPredictor:
         self._options = options
         files = model_files(file)
         self._session = open_session(file, request.device)
-        self.lanes = 1 if self._session.get_providers()[0] != "CPUExecutionProvider" else processors()
+        on_cpu = self._session.get_providers()[0] == "CPUExecutionProvider"
+        self.lanes = 0 if on_cpu else 1
         self._where = str(config)
         self.vocabulary: tuple[str, ...] = self._spec.names or self._own_names()
         self._input, self._size, self._alone = self._read_input()
+        self.batch = 1 if self._alone else TOGETHER if on_cpu else None
         self._outputs = self._read_outputs()
         parts = [self._spec.model_dump(mode="json"), list(self.vocabulary), options, [sha256_of(one) for one in files]]
         self.digest = sha256_hex(canonical_json(["onnx", _READING, *parts]))

@@ -26,7 +26,7 @@ __all__ = [
     "read_prompts",
 ]
 
-_REFERENCES: Final = "Write hf:NAME@REVISION, local:DIR, onnx:FILE or ocr:rapidocr. "
+_REFERENCES: Final = "Write hf:NAME@REVISION, local:DIR, model:NAME, onnx:FILE or ocr:rapidocr. "
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,16 @@ class BoxPrompted(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a model when it is opened. `task` is a kind of annotation; `options` are the family's own."""
+    """What is asked of a model when it is opened. `task` is a kind of annotation; `options` are the family's own.
+
+    `repository` is the folder or address of the one whose images are asked about, for models that are kept in it.
+    """
 
     task: str | None = None
     prompts: Prompts | None = None
     device: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
+    repository: str | None = None
 
     def choose(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """The options over their defaults, as the defaults' types; whole numbers are counts from 1.
@@ -143,15 +147,16 @@ def open_predictor(
     task: str | None = None,
     prompts: Prompts | None = None,
     device: str = "auto",
+    repository: str | None = None,
     **options: Any,
 ) -> Predictor:
     """The predictor that a reference names. `cache` is a folder for files made from the weights.
 
-    `task` is the kind of annotation wanted, where it must be certain. `device` is auto, cpu, cuda, cuda:N or mps.
-    Entry points of the group `datasetops.predictors` are named for what stands before the colon and called with what
-    stands after it, `cache` and a Request. Models with a vocabulary of their own ignore `prompts`. Raises ModelError
-    for a reference, task, prompts, device or option that the model cannot have, MissingDependencyError where an
-    optional package is needed.
+    `task` is the kind of annotation wanted, where it must be certain; `repository` as in Request. `device` is auto, cpu,
+    cuda, cuda:N or mps. Entry points of the group `datasetops.predictors` are named for what stands before the colon and
+    called with what stands after it, `cache` and a Request. Models with a vocabulary of their own ignore `prompts`.
+    Raises ModelError for a reference, task, prompts, device or option that the model cannot have,
+    MissingDependencyError where an optional package is needed.
     """
     if task is not None and task not in KINDS:
         raise ModelError(f"There is no task {task!r}.", remedy=did_you_mean(task, KINDS, noun="tasks"))
@@ -162,5 +167,7 @@ def open_predictor(
             f"{reference!r} is no model that predicts.",
             remedy=_REFERENCES + did_you_mean(scheme, known, noun="kinds of predictor"),
         )
-    opened: Predictor = load_plugin("predictors", scheme)(name, cache, Request(task, prompts, device, options))
+    opened: Predictor = load_plugin("predictors", scheme)(
+        name, cache, Request(task, prompts, device, options, repository)
+    )
     return opened

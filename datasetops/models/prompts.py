@@ -87,7 +87,7 @@ def read_prompts(path: Path, schema: LabelSchema) -> Prompts:
     """Prompts from a YAML file of `class: text` or `class: [text, …]`. A class that it leaves out is not looked for.
 
     Raises NotFoundError, SchemaError for bad YAML, FormatError for anything but texts, ModelError for a class that the
-    schema does not have and for empty prompts; each names file and line.
+    schema does not have and for empty prompts; each names the file and, where there is one, the line.
     """
     name = str(path)
     document = read_yaml(read_file(path, noun="file of prompts"), name)
@@ -111,4 +111,7 @@ def read_prompts(path: Path, schema: LabelSchema) -> Prompts:
                 remedy="Put texts that look like numbers in quotes.",
             )
         texts[key] = tuple(given)
-    return Prompts(texts)
+    try:
+        return Prompts(texts)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error.message}", remedy=error.remedy) from None

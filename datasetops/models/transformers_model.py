@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from datasetops.errors import ModelError
 from datasetops.models.checkpoint import (
     checkpoint_digest,
     loading,
+    pick_device,
     read_config,
     refuse_missing,
     refuse_pickles,
@@ -40,8 +42,11 @@ class TransformersEmbedder:
             model, report = transformers.AutoModel.from_pretrained(
                 name, use_safetensors=True, output_loading_info=True, dtype="float32", **options
             )
-        self._model = _vision_part(name, model, report["missing_keys"]).eval()
-        self._lock = threading.Lock()  # torch uses all cores for one call
+        self._device = pick_device("auto")
+        self._model = _vision_part(name, model, report["missing_keys"]).eval().to(self._device)
+        on_cpu = self._device == "cpu"
+        self.lanes = 0 if on_cpu else 1
+        self._turn: AbstractContextManager[Any] = nullcontext() if on_cpu else threading.Lock()
         self.digest = checkpoint_digest(self._model, self._processor)
         probe = self.prepare(Image.new("RGB", (64, 64)))
         self.side = int(probe.shape[-1])
@@ -54,9 +59,9 @@ class TransformersEmbedder:
     def embed(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         import torch
 
-        with self._lock, torch.inference_mode():
-            output: Any = self._model(pixel_values=torch.from_numpy(np.ascontiguousarray(batch)))
-            vectors: npt.NDArray[np.float32] = self._pooled(output).flatten(1).float().numpy()
+        with self._turn, torch.inference_mode():
+            output: Any = self._model(pixel_values=torch.from_numpy(np.ascontiguousarray(batch)).to(self._device))
+            vectors: npt.NDArray[np.float32] = self._pooled(output).flatten(1).float().cpu().numpy()
             return vectors
 
     def _pooled(self, output: Any) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datasetops.errors import NotFoundError
+from datasetops.errors import ModelError, NotFoundError
 from datasetops.manifest import Repository, Version
-from datasetops.preannotate.mapping import ClassMapping, choose_mapping
 from datasetops.preannotate.measure import KINDS, judge, people_said
 from datasetops.preannotate.predictions import ModelInfo, PredictionStore, stored_models
 from datasetops.preannotate.rows import Owners, RowRules, rows_of
+from datasetops.preannotate.stored import mapping_of
 from datasetops.records import ANNOTATIONS, canonical_json, sha256_hex
 
 PEOPLE: Final = "people"
@@ -43,12 +45,14 @@ DISAGREEMENT: Final = pa.schema(
 class Voice:
     """What somebody said of samples: `rows` have sample_id, label and score (None: sure), boxes their corners as well.
 
-    `answered` are the samples that were looked at, also those of which nothing was said.
+    `answered` are the samples that were looked at, also those of which nothing was said; `meaning` the digest of what its
+    names mean.
     """
 
     name: str
     rows: pa.Table
     answered: pa.Array
+    meaning: str = ""
 
 
 def disagreements(voices: list[Voice], kind: str) -> pa.Table:
@@ -66,11 +70,25 @@ def disagreements(voices: list[Voice], kind: str) -> pa.Table:
     return whole.take(pc.sort_indices(whole, [("sample_id", "ascending")])) if len(whole) else whole
 
 
-def keep_disagreement(repository: Repository, version: Version, kind: str) -> tuple[str, pa.Table]:
+def disagreement_scores(table: pa.Table) -> pa.Table:
+    """By sample (`sample_id`) how much those who looked at it differ: `score` in [0, 1], the mean over their pairs.
+
+    The highest first, ties by id; 0 where all agree.
+    """
+    means = table.group_by("sample_id").aggregate([("disagreement", "mean")])
+    renamed = means.select(["sample_id", "disagreement_mean"]).rename_columns(["sample_id", "score"])
+    return renamed.sort_by([("score", "descending"), ("sample_id", "ascending")])
+
+
+def keep_disagreement(
+    repository: Repository, version: Version, kind: str, *, mappings: Mapping[str, Path] | None = None
+) -> tuple[str, pa.Table]:
     """Work out where all models with stored predictions and the people of a version differ, and keep it.
 
-    Returns its key in the repository's store and the table; the same version and voices have the same key. Raises
-    ValueError for a kind that is not right or wrong, NotFoundError where fewer than two voices spoke.
+    `mappings` are files (see `read_mapping`) by a model's digest; the names of other models mean what they meant in
+    their newest run. Models that name no class of the schema are left out. Returns its key in the repository's store
+    and the table; the same version, voices and meanings have the same key. Raises ValueError for a kind that is not
+    right or wrong, NotFoundError where fewer than two voices spoke.
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected {' or '.join(KINDS)}; got {kind!r}")
@@ -78,7 +96,8 @@ def keep_disagreement(repository: Repository, version: Version, kind: str) -> tu
     said, _ = people_said(version, samples, kind)
     voices = [Voice(PEOPLE, said, pc.unique(_flat(said["sample_id"])))] if len(said) else []
     for model in stored_models(repository):
-        if kind in model.kinds and (voice := _stored_voice(repository, version, model, kind, samples)) is not None:
+        file = (mappings or {}).get(model.digest)
+        if kind in model.kinds and (voice := _stored_voice(repository, version, model, kind, samples, file)):
             voices.append(voice)
     if len(voices) < 2:
         raise NotFoundError(
@@ -86,9 +105,8 @@ def keep_disagreement(repository: Repository, version: Version, kind: str) -> tu
             remedy="Run dsops preannotate with --also-labeled, or with a second model.",
         )
     table = disagreements(voices, kind)
-    key = (
-        f"{_FOLDER}{kind}-{sha256_hex(canonical_json([version.digest, [voice.name for voice in voices]]))[:12]}.parquet"
-    )
+    said_by = [[voice.name, voice.meaning] for voice in voices]
+    key = f"{_FOLDER}{kind}-{sha256_hex(canonical_json([version.digest, said_by]))[:12]}.parquet"
     sink = BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     repository.store.put(key, sink.getvalue())
@@ -132,12 +150,17 @@ def _pair(one: Voice, other: Voice, kind: str, both: pa.Array) -> pa.Table:
 
 
 def _stored_voice(
-    repository: Repository, version: Version, model: ModelInfo, kind: str, samples: pa.Table
+    repository: Repository, version: Version, model: ModelInfo, kind: str, samples: pa.Table, file: Path | None
 ) -> Voice | None:
-    """What a model said of the version's images, by the usual thresholds and names; None where it said nothing."""
+    """What a model said of the version's images, by the usual thresholds; None where it said nothing, or nothing of the
+    schema's classes."""
+    mapping = None
+    with suppress(ModelError):
+        mapping = mapping_of(repository, version, model, file)
+    if mapping is None:
+        return None
     there = samples.filter(pc.is_valid(samples["sha256"])).rename_columns(["sample_id", "key"])
     owners = Owners(there)
-    mapping: ClassMapping = choose_mapping(model.name, model.vocabulary, version.schema)
     rules = RowRules(model, mapping, version.schema, (kind,), None, "")
     tables, answered = [ANNOTATIONS.empty_table()], [pa.array([], pa.string())]
     for stored in PredictionStore(repository, model.digest).read(there["key"].to_pylist()):
@@ -145,7 +168,7 @@ def _stored_voice(
         fine = stored.images["fault"].is_null()
         answered.append(owners.of(stored.images["key"].filter(fine))[0])
     who = pa.concat_arrays(answered)
-    return Voice(model.label, pa.concat_tables(tables), who) if len(who) else None
+    return Voice(model.label, pa.concat_tables(tables), who, mapping.digest) if len(who) else None
 
 
 def _within(voice: Voice, both: pa.Array) -> pa.Table:

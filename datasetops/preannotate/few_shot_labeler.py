@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from datasetops.engine import Fault, Item
+from datasetops.engine import Engine, Fault, Item
 from datasetops.errors import ModelError
 from datasetops.labeling.base import ImageSize
 from datasetops.manifest import Repository, Version
-from datasetops.models import Embedder, EmbeddingCache, embed_images, open_embedder
+from datasetops.models import Embedder, EmbeddingCache, elsewhere, embed_images, open_embedder
 from datasetops.models.predictor import Prediction
 from datasetops.preannotate.fewshot import learn
 from datasetops.preannotate.human import human_labels
@@ -43,15 +43,15 @@ class FewShotLabeler:
 
     kinds = (_KIND,)
     vocabulary = None
-    engine = "local"
 
     def __init__(
         self, repository: Repository, reference: str, embedders: Sequence[Embedder], taught: Mapping[str, Taught],
-        classes: Sequence[str], read: Callable[[str], bytes],
+        classes: Sequence[str], read: Callable[[str], bytes], engine: str, runner: Engine | None,
     ) -> None:  # fmt: skip
-        """`reference` is the embedders'; `taught` has labeled images by digest."""
-        self.name = f"{SCHEME}:{reference}"
-        self._repository, self._embedders, self._read = repository, tuple(embedders), read
+        """`reference` is the embedders', joined by +; `taught` has labeled images by digest; `runner` embeds."""
+        self.name, self.engine = f"{SCHEME}:{reference}", engine
+        self._repository, self._embedders, self._read, self._runner = repository, tuple(embedders), read, runner
+        self._references = reference.split("+")
         self._taught, self._classes = taught, tuple(classes)
 
     def info(self, items: Sequence[Item]) -> ModelInfo:
@@ -96,11 +96,13 @@ class FewShotLabeler:
     def _features(self, items: Sequence[Item], progress: Progress, *, kept: bool) -> npt.NDArray[np.float32]:
         """Embeddings (N, D) by all networks side by side; of several, each is brought to the same spread."""
         parts = []
-        for embedder in self._embedders:
+        uris = [item.uri for item in items]
+        for reference, embedder in zip(self._references, self._embedders, strict=True):
             cache = EmbeddingCache(self._repository.cache / "embeddings", embedder.digest) if kept else None
             vectors = embed_images(
-                embedder, [item.key for item in items], lambda row: self._read(items[row].uri),
+                embedder, [item.key for item in items], lambda row: self._read(uris[row]),
                 cache=cache, jobs=self._repository.settings.jobs, progress=progress,
+                away=elsewhere(self._repository, reference, uris, engine=self._runner),
             )  # fmt: skip
             parts.append(vectors if len(self._embedders) == 1 else vectors / _spread(vectors))
         return np.concatenate(parts, axis=1)
@@ -114,13 +116,19 @@ def _spread(vectors: npt.NDArray[np.float32]) -> np.float32:
 
 
 def open_few_shot(
-    repository: Repository, version: Version, reference: str, read: Callable[[str], bytes]
+    repository: Repository,
+    version: Version,
+    reference: str,
+    read: Callable[[str], bytes],
+    *,
+    engine: str | None = None,
+    runner: Engine | None = None,
 ) -> FewShotLabeler:
     """The labeler that `fewshot:EMBEDDER` names, with the labels of a version; `read` gives the bytes of a uri.
 
     `reference` names the embedder, or several with + between. Labels of sealed splits teach nothing, nor do those of an
-    image that has several.
-        Raises ModelError where the schema asks for no single class an image, or where too few are labeled.
+    image that has several. `runner` is the engine called `engine`, on which images are embedded; the settings' unless
+    told. Raises ModelError where the schema asks for no single class an image, or where too few are labeled.
     """
     schema = version.schema
     if _KIND not in schema.kinds or schema.multi_label:
@@ -142,4 +150,5 @@ def open_few_shot(
             f"dsops select {version.name} --n 100, then dsops label push.",
         )
     embedders = [open_embedder(part, cache=repository.settings.cache) for part in reference.split("+")]
-    return FewShotLabeler(repository, reference, embedders, taught, schema.class_names, read)
+    named = engine or repository.settings.engine
+    return FewShotLabeler(repository, reference, embedders, taught, schema.class_names, read, named, runner)

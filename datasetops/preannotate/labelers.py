@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -96,7 +97,7 @@ class EngineLabeler:
         self, items: Sequence[Item], wanted: Sequence[int], *, progress: Progress = no_progress
     ) -> Iterator[tuple[int, Outcome | Fault]]:
         boxes = None if self.outlines is None else self.outlines.boxes
-        made = WorkerMaker(self.make or partial(_itself, self.predictor), boxes)
+        made = WorkerMaker(self.make or partial(_itself, self.predictor), boxes, self.predictor.digest)
         chosen = [items[index] for index in wanted]
         for place, result in self.runner.run(made, chosen, self.read, progress=progress):
             yield wanted[place], result
@@ -115,9 +116,17 @@ class WorkerMaker:
 
     make: Callable[[], Predictor]
     boxes: Boxes | None
+    digest: str  # of the model that is asked for
 
     def __call__(self) -> PredictWorker:
-        return PredictWorker(self.make(), self.boxes)
+        """Raises ModelError where the machine has another model by the same name."""
+        predictor = self.make()
+        if predictor.digest != self.digest:
+            raise ModelError(
+                f"The model {predictor.name!r} on {platform.node()} is another one than here.",
+                remedy="Put the same files on all machines of the cluster.",
+            )
+        return PredictWorker(predictor, self.boxes)
 
 
 class PredictWorker:
@@ -126,6 +135,7 @@ class PredictWorker:
     def __init__(self, predictor: Predictor, boxes: Boxes | None = None) -> None:
         self._predictor, self._boxes = predictor, boxes
         self.lanes = int(getattr(predictor, "lanes", 1))
+        self.batch: int | None = getattr(predictor, "batch", None)
 
     def prepare(self, data: bytes) -> tuple[ImageSize, Any]:
         header = read_header(data)

@@ -115,6 +115,12 @@ def read_mapping(path: Path, vocabulary: Sequence[str], schema: LabelSchema) -> 
     return ClassMapping(chosen, ambiguous)
 
 
+def recorded_mapping(names: Mapping[str, str | None], schema: LabelSchema) -> ClassMapping | None:
+    """What a run noted down, without classes that the schema no longer has; None where no name leads to one."""
+    found = ClassMapping({name: item if item in schema.class_names else None for name, item in names.items()}, {})
+    return found if found.targets else None
+
+
 def choose_mapping(
     model: str,
     vocabulary: Sequence[str] | None,

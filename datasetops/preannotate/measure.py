@@ -23,10 +23,7 @@ from datasetops.preannotate.thresholds import (
     Flags,
     Floats,
     Ints,
-    Promises,
     Share,
-    choose_thresholds,
-    effective_counts,
     share,
 )
 
@@ -85,35 +82,6 @@ def judged_kind(kinds: tuple[str, ...]) -> tuple[str, ...]:
         f"{' and '.join(kinds)}.",
         remedy="Name it with --task, or give a --threshold of your own.",
     )
-
-
-def promise(
-    version: Version,
-    samples: pa.Table,
-    predicted: pa.Table,
-    kind: str,
-    classes: Sequence[str],
-    target: float,
-    confidence: float = CONFIDENCE,
-    *,
-    seed: int = 0,
-) -> tuple[Promises, list[Rate]]:
-    """Thresholds for the classes from what people said in a version, and the rates that they were chosen from.
-
-    `samples` has sample_id, `predicted` rows of ANNOTATIONS for all that the model said of these. Raises ModelError
-    where people labeled nothing there.
-    """
-    said, groups = people_said(version, samples, kind)
-    if not len(said):
-        raise ModelError(
-            f"Nobody labeled a {kind} in the chosen samples of {version.name}, so no precision can be measured.",
-            remedy="Label a random sample first: dsops select, then dsops label push. Sealed splits do not count.",
-        )
-    judged = judge(predicted, said, kind, samples, groups)
-    found = choose_thresholds(
-        judged.score, judged.right, judged.label, target, confidence, groups=judged.group, seed=seed, names=classes
-    )
-    return found, rates(judged, classes, confidence=confidence)
 
 
 def people_said(version: Version, samples: pa.Table, kind: str) -> tuple[pa.Table, npt.NDArray[Any]]:
@@ -220,11 +188,11 @@ def rates(
         for title, inside in parts.items():
             mine = given[inside[judged.sample[given]]]
             theirs = wanted[inside[judged.truth_sample[wanted]]]
-            there = _worth(truth_group[theirs])
+            there = worth(truth_group[theirs])
             for score in scores:
                 reach = mine[judged.score[mine] >= score]
                 right = int(judged.right[reach].sum())
-                precision = share(len(reach), right, _worth(judged.group[reach]), confidence)
+                precision = share(len(reach), right, worth(judged.group[reach]), confidence)
                 hit = int((judged.found[theirs] >= score).sum())
                 result.append(Rate(name, score, title, precision, share(len(theirs), hit, there, confidence)))
     return result
@@ -239,8 +207,10 @@ def plain(rate: Rate) -> dict[str, Any]:
     return row
 
 
-def _worth(groups: Ints) -> int:
-    return int(effective_counts(groups)[-1]) if len(groups) else 0
+def worth(groups: Ints) -> int:
+    """How many independent items these are worth, as the last of `effective_counts`."""
+    sizes = np.unique(groups, return_counts=True)[1]
+    return len(groups) ** 2 // int((sizes**2).sum()) if len(groups) else 0
 
 
 def _sorted(rows: pa.Table, ids: pa.Array) -> pd.DataFrame:

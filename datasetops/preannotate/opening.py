@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from datasetops.engine import open_engine
+from datasetops.engine import engine_of
 from datasetops.errors import ModelError
 from datasetops.manifest import Repository, Version
 from datasetops.models.predictor import Prompts, open_predictor, prompts_from_schema, read_prompts
@@ -29,9 +29,9 @@ def open_labeler(
     prompts: Path | None = None,
     boxes: str | None = None,
     where: str | None = None,
-    engine: str = "local",
+    engine: str | None = None,
     address: str | None = None,
-    gpus: float = 0.0,
+    gpus: float | None = None,
     batch: int | None = None,
     device: str = "auto",
     **options: Any,
@@ -41,33 +41,36 @@ def open_labeler(
     References are those of `open_predictor`, and `fewshot:EMBEDDER`, which learns from the version's labels. `prompts`
     is a YAML file (see `read_prompts`); without one the schema's names and definitions are taken. `boxes` are what a
     model for masks outlines: "version" for the boxes of the version (of samples that fulfil `where`), or the reference
-    of a model that finds them. Raises ModelError, FormatError, MissingDependencyError and NotFoundError as these do.
+    of a model that finds them. `engine`, `address` and `gpus` are the settings' unless told. Raises ModelError,
+    FormatError, MissingDependencyError and NotFoundError as these do.
     """
     media = Media(repository.store, repository.root)
     scheme, _, name = reference.strip().partition(":")
+    named = engine or repository.settings.engine
+    runner = engine_of(repository.settings, engine, batch=batch, address=address, gpus=gpus)
     if scheme == SCHEME:
-        if engine != "local" or prompts is not None or boxes is not None:
-            raise ValueError("fewshot takes no --engine, --prompts or --boxes: it learns from labels, on this machine")
-        return open_few_shot(repository, version, name or repository.settings.model, media.read), None
+        if prompts is not None or boxes is not None:
+            raise ValueError("fewshot takes no --prompts and no --boxes: it learns from labels")
+        taught_by = name or repository.settings.model
+        return open_few_shot(repository, version, taught_by, media.read, engine=named, runner=runner), None
     if boxes is not None and boxes != OWN_BOXES:
         options["boxes"] = boxes
     asked = read_prompts(prompts, version.schema) if prompts else _prompts(version.schema, task)
-    opener = partial(open_predictor, reference, cache=repository.settings.cache, task=task, device=device, **options)
+    home = repository.store.url if repository.root is None else str(repository.root.absolute())
+    told: dict[str, Any] = {"cache": repository.settings.cache, "task": task, "device": device, "repository": home}
+    opener = partial(open_predictor, reference, **told, **options)
     predictor = opener(prompts=asked)
     if predictor.vocabulary is not None:
         asked = None
     elif prompts is None and task is None and predictor.kinds[0] != _first_kind(version.schema):
         asked = prompts_from_schema(version.schema, kind=predictor.kinds[0])  # its texts are others for other kinds
         predictor = opener(prompts=asked)
-    runner = open_engine(
-        engine, jobs=repository.settings.jobs if engine == "local" else None, batch=batch, address=address, gpus=gpus
-    )
     return EngineLabeler(
         predictor,
         runner,
         media.read,
-        engine=engine,
-        make=None if engine == "local" else partial(opener, prompts=asked),
+        engine=named,
+        make=None if named == "local" else partial(opener, prompts=asked),
         outlines=boxes_to_outline(version, where=where) if boxes == OWN_BOXES else None,
     ), asked
 

@@ -128,7 +128,7 @@ def plan(head: Version, new: pa.Table, answered: pa.Array, rules: RowRules) -> P
     stale &= ~_isin(rows["annotation_id"], _flat(new["annotation_id"]))
     remove = _flat(rows.filter(pa.array(stale))["annotation_id"]).to_pylist()
     stayed = pc.count_distinct(rows.filter(pa.array(touched))["sample_id"]).as_py()
-    return Plan(_changed(head, new), tuple(remove), stayed, value_counts(new["label"]))
+    return Plan(changed_rows(head, new), tuple(remove), stayed, value_counts(new["label"]))
 
 
 def _written_by_models(rows: pa.Table) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -153,7 +153,7 @@ def _open(rows: pa.Table, closed: dict[str, pa.Array]) -> npt.NDArray[np.bool_]:
     return result
 
 
-def _changed(head: Version, new: pa.Table) -> pa.Table:
+def changed_rows(head: Version, new: pa.Table) -> pa.Table:
     """Those of the rows that the version does not have like this."""
     old = head.state("annotations").rows(_flat(new["annotation_id"]))
     place = pc.index_in(_flat(new["annotation_id"]), _flat(old["annotation_id"]))

@@ -24,6 +24,7 @@ from datasetops.errors import NotFoundError, did_you_mean
 from datasetops.labeling.base import ImageSize
 from datasetops.manifest import Repository
 from datasetops.models.predictor import Prediction
+from datasetops.preannotate.record import newest_run
 from datasetops.records import canonical_json
 from datasetops.store import KeyExistsError
 
@@ -169,12 +170,19 @@ def stored_models(repository: Repository) -> list[ModelInfo]:
 
 
 def find_model(repository: Repository, text: str) -> ModelInfo:
-    """The one whose name, NAME@REVISION or digest (or its beginning) this is. Raises NotFoundError that lists them."""
+    """The one whose name, NAME@REVISION or digest (or its beginning) this is; of several of a name the one that ran last.
+
+    Raises NotFoundError that lists them.
+    """
     models = stored_models(repository)
     wanted = text.rpartition("#")[2] or text
+    named = [model for model in models if text in (model.name, f"{model.name}@{model.revision}")]
+    if len(named) > 1:
+        last = newest_run(repository, [model.digest for model in named])
+        named = [model for model in named if model.digest == last] or named
     for found in (
         [model for model in models if model.label == text],
-        [model for model in models if text in (model.name, f"{model.name}@{model.revision}")],
+        named,
         [model for model in models if len(wanted) >= 6 and model.digest.startswith(wanted)],
     ):
         if len(found) == 1:

@@ -35,7 +35,7 @@ Thresholds = float | Mapping[str, float | None] | None
 @dataclass(frozen=True)
 class RowRules:
     """How rows are made. `kinds` are those to write, of the classes `asked` (empty: all); `event_id` is that of the event
-    which makes them.
+    which makes them, `attributes` JSON that stands in each.
 
     `outlines` has by sample the annotation that the prediction of a rank outlines; others of its make no row.
     """
@@ -48,6 +48,7 @@ class RowRules:
     event_id: str
     asked: tuple[str, ...] = ()
     outlines: Mapping[str, Mapping[int, str]] | None = None
+    attributes: str | None = None
 
     def classes(self, kind: str) -> tuple[str, ...]:
         """Classes that the model can tell apart, of those that rows of this kind may have."""
@@ -277,6 +278,7 @@ def _stored_rle(rle: Mapping[str, Any], size: ImageSize) -> dict[str, Any]:
 def _completed(table: pa.Table, rules: RowRules) -> pa.Table:
     """All columns of ANNOTATIONS."""
     same = {"source": "model", "model": rules.model.label, "event_id": rules.event_id}
+    same |= {} if rules.attributes is None else {"attributes": rules.attributes}
     columns = []
     for field in ANNOTATIONS:
         if field.name in table.column_names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,24 +15,24 @@ from datasetops.engine import Engine, Fault, Item, open_engine
 from datasetops.errors import ConflictError, ModelError, NotFoundError, did_you_mean
 from datasetops.ledger import Event
 from datasetops.manifest import Change, Repository, Version
-from datasetops.manifest.commit import put_object
 from datasetops.manifest.repository import MAIN
 from datasetops.models.predictor import Predictor, Prompts
+from datasetops.preannotate.auto_accept import ensure_plan, mark
 from datasetops.preannotate.cost import Cost, estimate
 from datasetops.preannotate.labelers import EngineLabeler, Labeler
 from datasetops.preannotate.mapping import ClassMapping, choose_mapping
-from datasetops.preannotate.measure import Rate, judged_kind, plain, promise
+from datasetops.preannotate.measure import judged_kind, plain
 from datasetops.preannotate.outlines import Outlines
 from datasetops.preannotate.plan import Chosen, Plan, choose, labeled_by_people, plan
 from datasetops.preannotate.predictions import ModelInfo, Outcome, PredictionStore
+from datasetops.preannotate.promise import Measured, Reached, below_target, promise
+from datasetops.preannotate.record import EVENT, make_event
 from datasetops.preannotate.rows import Owners, RowRules, Thresholds, rows_of
 from datasetops.preannotate.thresholds import CONFIDENCE, Promises, check_target
 from datasetops.progress import Progress, no_progress
-from datasetops.records import ANNOTATIONS, Finding, canonical_json, findings_table, sha256_hex
+from datasetops.records import ANNOTATIONS, Finding
 from datasetops.store.media import Media
 
-EVENT: Final = "preannotate"
-_RECORDS: Final = "preannotations/"
 _ATTEMPTS: Final = 5  # each after somebody else's commit to the same rows
 _FLUSH_IMAGES: Final = 20_000  # between two writes of predictions, whichever of the two comes first: what a killed run
 _FLUSH_SECONDS: Final = 30.0  # loses at most
@@ -47,7 +47,8 @@ class PreannotateResult:
     many have no image; the model was asked about `asked`. Of the images of these so many were `computed` now and so
     many `known` before. `counts` are of rows of annotations, `by_class` of those that stand there by this model now.
     `stayed` samples have rows of a model that somebody changed since: these stay. `faults` are about images of which
-    nothing could be said. `promises` are what a target precision led to.
+    nothing could be said. `promises` are what a target precision led to, `reached` what the labels that decided nothing
+    say of it by class and slice. `qa_plan` names the QA plan over what was accepted by its score.
     """
 
     version: str | None
@@ -65,6 +66,13 @@ class PreannotateResult:
     faults: tuple[Finding, ...] = ()
     cost: Cost | None = None
     promises: Promises | None = None
+    reached: tuple[Reached, ...] = ()
+    qa_plan: str | None = None
+
+    @property
+    def below_target(self) -> list[Reached]:
+        """Parts of what was promised as a whole that the held-out labels put below the target, the worst first."""
+        return [] if self.promises is None else below_target(self.reached, self.promises)
 
     def as_dict(self) -> dict[str, Any]:
         names = ("version", "selected", "labeled", "without_image", "asked", "known", "computed", "stayed")
@@ -77,6 +85,9 @@ class PreannotateResult:
             "faults": [{"sample_id": f.sample_id, "uri": f.uri, "reason": f.message} for f in self.faults],
             "cost": None if self.cost is None else self.cost.as_dict(),
             "promises": None if self.promises is None else self.promises.as_dict(),
+            "reached": [one.as_dict() for one in self.reached],
+            "below_target": [one.as_dict() for one in self.below_target],
+            "qa_plan": self.qa_plan,
         }
 
 
@@ -92,6 +103,8 @@ def preannotate(
     thresholds: Thresholds = None,
     target_precision: float | None = None,
     confidence: float = CONFIDENCE,
+    together: bool = False,
+    auto_accept: bool = False,
     engine: Engine | None = None,
     prompts: Prompts | None = None,
     limit: int | None = None,
@@ -109,7 +122,9 @@ def preannotate(
     is the one kind to write; `mapping` a YAML file (see `read_mapping`); `classes` the only ones to write. `thresholds`
     are scores from which on a row is written: one for all, or by class. With a `target_precision` they are chosen on
     what people labeled, about which the model is asked too: with this `confidence` at least that share of each class's
-    rows is right, and classes of which it cannot be promised get none (see `choose_thresholds`). `prompts` are what the
+    rows is right, and classes of which it cannot be promised get none; or, `together`, that share of all rows (see
+    `choose_thresholds`). With `auto_accept` these rows count without a person having seen them, which takes a QA plan
+    over their samples: it is made where none covers them, also when an earlier run did not get to it. `prompts` are what the
     model was opened with, for the record. A `dry_run` computes a few images to see how long it takes and writes nothing.
 
     What was computed once, in whatever run, is not computed again; a run that was stopped goes on where it was. Raises
@@ -123,6 +138,9 @@ def preannotate(
         check_target(target_precision, confidence)
         if thresholds is not None:
             raise ValueError("target precision: it chooses the thresholds; give either of them")
+    elif auto_accept or together:
+        what = "auto-accept: only what a precision is promised of" if auto_accept else "promise: of all rows together"
+        raise ValueError(f"{what}; give a target precision, such as 0.98")
     media = Media(repository.store, repository.root)
     labeler = _labeler(repository, predictor, engine, media)
     head = _head(repository, version, branch)
@@ -151,20 +169,21 @@ def preannotate(
         cost = estimate(labeler, [items[index] for index in missing], price_per_hour=price_per_hour)
         return replace(facts, cost=cost)
     first = Event(EVENT, repository.settings.actor)
-    rules = RowRules(model, mapped, version.schema, kinds, thresholds, first.event_id, tuple(classes), outlines)
+    marked = mark(target_precision) if auto_accept and target_precision is not None else None
+    rules = RowRules(model, mapped, version.schema, kinds, thresholds, first.event_id, tuple(classes), outlines, marked)
     faults = _compute(store, labeler, items, missing, progress) if missing else {}
     computed = len(missing) - len(faults)
     if computed:
         store.describe(model)
-    promises: Promises | None = None
-    measured: list[Rate] = []
+    measured: Measured | None = None
     if target_precision is not None:
-        promises, measured = _promises(store, owners, head, rules, target_precision, confidence)
-        thresholds = promises.thresholds
+        measured = _measured(store, owners, head, rules, target_precision, confidence, together)
+        thresholds = measured.promises.thresholds
+        facts = replace(facts, promises=measured.promises, reached=measured.reached)
         rules = replace(rules, thresholds=thresholds)
     new, answered, refused = _rows(store, owners, rules)
     findings = _findings(chosen.samples, owners, faults | refused)
-    facts = replace(facts, computed=computed, faults=tuple(findings), promises=promises)
+    facts = replace(facts, computed=computed, faults=tuple(findings))
     told = {
         "engine": labeler.engine,
         "prompts": None if prompts is None else {name: list(texts) for name, texts in prompts.texts.items()},
@@ -175,25 +194,59 @@ def preannotate(
         "where": where,
         "limit": limit,
         "also_labeled": everywhere,
-        "promises": None if promises is None else promises.as_dict(),
-        "measured": [plain(rate) for rate in measured],
+        "promises": None if measured is None else measured.promises.as_dict(),
+        "measured": [] if measured is None else [plain(rate) for rate in measured.rates],
+        "reached": [one.as_dict() for one in facts.reached],
+        "auto_accept": auto_accept,
         "boxes": outlines is not None,
     }
+    made, standing = _write(
+        repository,
+        head,
+        facts,
+        work=lambda newest: plan(newest, new, answered, rules),
+        event=lambda done: make_event(repository, first, version, done, told, prompts),
+        again=lambda: _head(repository, version, branch),
+        branch=branch,
+        message=message or _message(facts),
+    )
+    if marked is None or target_precision is None:
+        return made
+    sampled = ensure_plan(repository, standing, target_precision, confidence)
+    return replace(made, qa_plan=None if sampled is None else sampled.name)
+
+
+def _write(
+    repository: Repository,
+    head: Version,
+    facts: PreannotateResult,
+    *,
+    work: Callable[[Version], Plan],
+    event: Callable[[PreannotateResult], Event],
+    again: Callable[[], Version],
+    branch: str,
+    message: str,
+) -> tuple[PreannotateResult, Version]:
+    """Bring the rows into the branch, on top of what others committed meanwhile: (what was done, the version that has
+    them). `again` is the branch's newest version after somebody else's commit."""
     for attempt in range(_ATTEMPTS):
-        changes = plan(head, new, answered, rules)
+        changes = work(head)
         facts = replace(facts, stayed=changes.stayed, by_class=changes.by_class)
-        if changes.is_empty and not computed:
-            return facts
-        event = _event(repository, first, version, facts, told, prompts)
+        if changes.is_empty and not facts.computed:
+            return facts, head
         if changes.is_empty:
-            repository.ledger.record(event)
-            return facts
+            repository.ledger.record(event(facts))
+            return facts, head
+        change = Change(annotations=changes.put if len(changes.put) else None, remove_annotations=changes.remove)
         try:
-            return _commit(repository, head, changes, event, message or _message(facts), branch, facts)
+            made = repository.commit(change, message=message, event=event(facts), branch=branch, parent=head)
         except ConflictError:
             if attempt == _ATTEMPTS - 1:
                 raise
-            head = _head(repository, version, branch)
+            head = again()
+            continue
+        done = replace(facts, version=made.version.name if made.changed else None, counts=made.counts["annotations"])
+        return done, made.version
     raise ConflictError(f"The branch {branch!r} moves without pause.", remedy="Run the command again later.")
 
 
@@ -297,15 +350,21 @@ def _rows(store: PredictionStore, owners: pa.Table, rules: RowRules) -> tuple[pa
     return pa.concat_tables(tables), pa.concat_arrays(answered), refused
 
 
-def _promises(
-    store: PredictionStore, owners: pa.Table, head: Version, rules: RowRules, target: float, confidence: float
-) -> tuple[Promises, list[Rate]]:
+def _measured(
+    store: PredictionStore,
+    owners: pa.Table,
+    head: Version,
+    rules: RowRules,
+    target: float,
+    confidence: float,
+    together: bool,
+) -> Measured:
     """What can be promised of each class, and the rates, from all that the model said of samples that people labeled."""
     (kind,) = rules.kinds
     labeled = owners.filter(pc.is_in(owners["sample_id"], labeled_by_people(head, (kind,))[kind])).sort_by("sample_id")
     predicted = _rows(store, labeled, replace(rules, thresholds=0.0))[0]
     classes = [name for name in rules.classes(kind) if not rules.asked or name in rules.asked]
-    return promise(head, labeled, predicted, kind, classes, target, confidence)
+    return promise(head, labeled, predicted, kind, classes, target, confidence, together=together)
 
 
 def _findings(samples: pa.Table, owners: pa.Table, faults: Mapping[str, str]) -> list[Finding]:
@@ -315,58 +374,6 @@ def _findings(samples: pa.Table, owners: pa.Table, faults: Mapping[str, str]) ->
         Finding("image_quality", "high", 0.0, faults[row["key"]], row["sample_id"], uris[row["sample_id"]])
         for row in bad
     ]
-
-
-def _event(
-    repository: Repository,
-    first: Event,
-    version: Version,
-    facts: PreannotateResult,
-    told: Mapping[str, Any],
-    prompts: Prompts | None,
-) -> Event:
-    """The event, and the objects that it names: a record of all that was asked, and the faults as findings."""
-    model = asdict(facts.model)
-    counts = {name: getattr(facts, name) for name in ("selected", "asked", "labeled", "without_image", "known")}
-    counts |= {"computed": facts.computed, "stayed": facts.stayed, "faults": len(facts.faults)}
-    record = canonical_json({"model": model, **told, "counts": counts, "by_class": dict(facts.by_class)})
-    key = f"{_RECORDS}{first.time}-{first.event_id}.json"
-    repository.store.put(key, record)
-    outputs: dict[str, Any] = {"files": {key: sha256_hex(record)}, "counts": counts}
-    if facts.faults:
-        rows = findings_table(list(facts.faults)).to_pylist()
-        outputs["findings"] = put_object(repository.store, "findings", canonical_json(rows))
-    small = {
-        name: told[name] for name in ("engine", "thresholds", "kinds", "classes", "where", "limit", "boxes", "promises")
-    }
-    return Event(
-        EVENT,
-        first.actor,
-        inputs={"version": version.name, "commit": version.digest, "schema": version.commit.schema},
-        outputs=outputs,
-        parameters={
-            **{name: model[name] for name in ("name", "revision", "digest")},
-            "prompts": None if prompts is None else prompts.digest,
-            "mapping": facts.mapping["digest"],
-            **small,
-        },
-        event_id=first.event_id,
-        time=first.time,
-    )
-
-
-def _commit(
-    repository: Repository,
-    head: Version,
-    changes: Plan,
-    event: Event,
-    message: str,
-    branch: str,
-    facts: PreannotateResult,
-) -> PreannotateResult:
-    change = Change(annotations=changes.put if len(changes.put) else None, remove_annotations=changes.remove)
-    made = repository.commit(change, message=message, event=event, branch=branch, parent=head)
-    return replace(facts, version=made.version.name if made.changed else None, counts=made.counts["annotations"])
 
 
 def _message(facts: PreannotateResult) -> str:

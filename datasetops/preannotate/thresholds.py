@@ -5,7 +5,8 @@ labels play no part in it; the labels of the other half decide, by exact binomia
 26, 1934). Thresholds are tried from the highest down, each at the error level that its forerunners left: the fallback
 procedure (Wiens, Pharmaceutical Statistics 2, 2003), which is fixed-sequence testing with several starts, as in Learn
 then Test (Angelopoulos et al., 2021). The level is shared out among the classes, so that all promises hold together.
-Then the first half, whose labels decided nothing, tells what is reached.
+Then the first half, whose labels decided nothing, tells what is reached. Several classes may be taken together as one: all
+their predictions then have one threshold, and the promise is about these rows as a whole.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import betainc
-
-from datasetops.audits.sampling.bounds import clopper_pearson
+from scipy.special import betainc, betaincinv
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 CONFIDENCE: Final = 0.95
+ALL_CLASSES: Final = "all classes"
 _STEP: Final = 1.1  # items above a threshold to those above the one tried before: finer ones gain less than a tenth
 _START: Final = 2.0  # items at a start to those at the start before: few starts, for they share the level
 
@@ -70,16 +70,22 @@ class ClassPromise:
 
 @dataclass(frozen=True)
 class Promises:
-    """With the given confidence, all classes that have a threshold have at least the precision `target` above it."""
+    """With the given confidence, all classes that have a threshold have at least the precision `target` above it.
+
+    Where classes were taken `together`, `classes` has one entry, about the rows of all of them.
+    """
 
     target: float
     confidence: float
     seed: int
     classes: tuple[ClassPromise, ...]
+    together: tuple[str, ...] = ()
 
     @cached_property
     def thresholds(self) -> dict[str, float | None]:
         """By class; None for those that nothing is promised of."""
+        if self.together:
+            return dict.fromkeys(self.together, self.classes[0].threshold)
         return {item.name: item.threshold for item in self.classes}
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,6 +95,7 @@ class Promises:
             "confidence": self.confidence,
             "seed": self.seed,
             "classes": [asdict(item) for item in self.classes],
+            "together": list(self.together),
         }
 
 
@@ -101,12 +108,14 @@ def choose_thresholds(
     groups: npt.NDArray[Any] | None = None,
     seed: int = 0,
     names: Sequence[str] = (),
+    together: bool = False,
 ) -> Promises:
     """For each class the lowest score from which on at least `target` of its predictions are right.
 
     Of N predictions: `scores` (N,) in [0, 1], whether each is `right` (N,), its class (N,), and the group (N,), of any
     sortable kind, whose items are alike and never straddle the halves (None: each on its own). Items of a group count as
-    little as if they were copies of each other. `names` are the classes to tell of, also without a prediction. The same
+    little as if they were copies of each other. `names` are the classes to tell of, also without a prediction. With
+    `together` one threshold is chosen for all of them, above which that share of all predictions is right. The same
     arguments give the same answer. Raises ValueError for arguments that do not fit.
     """
     check_target(target, confidence)
@@ -120,6 +129,10 @@ def choose_thresholds(
     chosen_on = split_halves(owner, seed)
     told = list(names) or sorted(known.tolist())
     place = {name: code for code, name in enumerate(known.tolist())}
+    several: tuple[str, ...] = ()
+    if together:
+        several, told, place = tuple(told), [ALL_CLASSES], {ALL_CLASSES: 0}
+        labels = np.zeros(len(scores), np.int64)
     halves: dict[str, tuple[_Ranked, _Ranked]] = {}
     for name in told:
         own = labels == place.get(name, len(known))
@@ -133,7 +146,7 @@ def choose_thresholds(
         _promise(name, *halves[name], target, confidence, level if name in tried else None, max(len(tried), 1))
         for name in told
     ]
-    return Promises(target, confidence, seed, tuple(found))
+    return Promises(target, confidence, seed, tuple(found), several)
 
 
 def check_target(target: float, confidence: float) -> None:
@@ -153,11 +166,12 @@ def split_halves(groups: npt.NDArray[Any], seed: int) -> Flags:
 
 
 def share(count: int, right: int, effective: int, confidence: float) -> Share:
-    """The precision of some predictions with its exact bounds, at the size of their effective number."""
+    """The precision of some predictions with its exact bounds (Clopper and Pearson), at their effective number."""
     if not count or not effective:
         return Share(count, right, effective, 0.0, 1.0)
-    low, _ = clopper_pearson(right * effective // count, effective, confidence)
-    _, high = clopper_pearson(-(-right * effective // count), effective, confidence)
+    few, many = right * effective // count, -(-right * effective // count)
+    low = float(betaincinv(few, effective - few + 1, 1 - confidence)) if few else 0.0
+    high = float(betaincinv(many + 1, effective - many, confidence)) if many < effective else 1.0
     return Share(count, right, effective, low, high)
 
 

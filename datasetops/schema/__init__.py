@@ -14,6 +14,7 @@ from datasetops.schema.guide import (
 from datasetops.schema.load import json_schema, json_schema_text, load_schema, packaged_schemas
 from datasetops.schema.migrate import Migration, Step, load_migration, migrate_schema
 from datasetops.schema.model import (
+    AUTO_ACCEPTED,
     RELABEL,
     Attribute,
     ClassDef,
@@ -29,6 +30,7 @@ from datasetops.schema.names import nearest_name
 from datasetops.schema.relabel import MigrationResult, migrate_annotations
 
 __all__ = [
+    "AUTO_ACCEPTED",
     "RELABEL",
     "Attribute",
     "Change",

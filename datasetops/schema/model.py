@@ -22,6 +22,7 @@ Kind = Literal["classification", "box", "polygon", "mask", "keypoints", "text"] 
 AttributeType = Literal["bool", "choice", "number", "text"]
 
 RELABEL = "relabel"  # attribute that a split writes into an annotation: the names of the classes to choose from
+AUTO_ACCEPTED = "auto_accepted"  # attribute of a model's annotation that counts by its score: the promised precision
 
 # Okabe and Ito's palette for colour-blind people (2008) and a grey, then the colours farthest from all before them in
 # CIELAB. Colours are part of a schema's digest: this list is never changed.
@@ -166,8 +167,8 @@ class Attribute(Record):
 
     @model_validator(mode="after")
     def _fits_type(self) -> Self:
-        if self.name == RELABEL:
-            raise wrong("name", f"{RELABEL!r} is kept for annotations that a split has marked; choose another name")
+        if self.name in (RELABEL, AUTO_ACCEPTED):
+            raise wrong("name", f"{self.name!r} is kept for marks that dsops sets itself; choose another name")
         if self.type == "choice" and len(self.values) < 2:
             raise wrong("values", f"an attribute of type choice lists at least two values; got {len(self.values)}")
         if self.type != "choice" and self.values:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from typer.testing import CliRunner
 
 from datasetops.active_learning import load_round, rounds, select
@@ -63,10 +66,17 @@ def test_what_is_no_distribution_is_refused(bad: list[object]) -> None:
         margin(bad)
 
 
+def table(**chances: list[float]) -> pd.DataFrame:
+    """Probabilities by sample."""
+    return pd.DataFrame.from_dict(chances, orient="index", columns=["cat", "dog", "bird"])
+
+
 def test_the_least_sure_come_first_and_labeled_ones_not_at_all(pool: Repository) -> None:
-    chances = {"a": EVEN, "b": TORN, "c": SURE, "d": EVEN, "e": [0.8, 0.1, 0.1], "f": SURE}
+    chances = table(a=EVEN, b=TORN, c=SURE, d=EVEN, e=[0.8, 0.1, 0.1], f=SURE)
     made = select(pool, pool.version(), n=3, strategy="entropy", probabilities=chances)
     assert (made.name, made.samples, made.pool) == ("r1", ("d", "b", "e"), 5)
+    assert (made.commit, made.model, made.minutes) == (pool.version().digest, "given probabilities", None)
+    assert made.reasons[0] == "entropy 1.000 of its maximum"
     assert load_round(pool, "r1") == made
     again = [
         select(pool, pool.version(), n=5, strategy="margin", probabilities=chances, seed=s).samples
@@ -80,21 +90,120 @@ def test_the_least_sure_come_first_and_labeled_ones_not_at_all(pool: Repository)
 def test_what_is_out_for_labeling_is_left_out(pool: Repository) -> None:
     pool.store.put("labeling/batches/x.json", json.dumps({"samples": ["b", "c", "d"]}).encode())
     pool.ledger.record(Event("label-push", "lead", outputs={"files": {"labeling/batches/x.json": ""}}))
-    assert set(select(pool, pool.version(), n=9, strategy="random").samples) == {"e", "f"}
+    made = select(pool, pool.version(), n=9, strategy="random")
+    assert set(made.samples) == {"e", "f"}
+    assert made.notes == (
+        "3 samples are out for labeling and were left out.",
+        "9 were asked for, and the pool has 2.",
+    )
     with pytest.raises(DatasetOpsError, match="nothing left"):
         select(pool, pool.version(), n=9, strategy="random", where="sample_id IN ('b', 'c')")
+
+
+def test_sealed_splits_are_not_chosen_from(pool: Repository) -> None:
+    kept = {"sample_id": "t", "uri": "t.png", "width": 8, "height": 8, "split": "test"}
+    pool.commit(Change(samples=[kept], sealed=["test"]), message="sealed")
+    made = select(pool, pool.version(), n=9, strategy="random")
+    assert "t" not in made.samples
+    assert "1 samples are in a sealed split and were left out." in made.notes
 
 
 def test_errors_say_what_is_missing(pool: Repository) -> None:
     with pytest.raises(NotFoundError, match="no strategy 'margins'") as unknown:
         select(pool, pool.version(), n=1, strategy="margins")
     assert "'margin'" in unknown.value.remedy
-    with pytest.raises(ValueError, match="--probabilities FILE"):
-        select(pool, pool.version(), n=1)
+    with pytest.raises(DatasetOpsError, match="margin needs to know") as nothing:
+        select(pool, pool.version(), n=1, strategy="margin")
+    assert "--predictions MODEL" in nothing.value.remedy
+    with pytest.raises(DatasetOpsError, match="bald compares several models"):
+        select(pool, pool.version(), n=1, strategy="bald", probabilities=table(**dict.fromkeys("bcdef", SURE)))
     with pytest.raises(ValueError, match="4 of the 5 items"):
-        select(pool, pool.version(), n=1, probabilities={"c": SURE})
+        select(pool, pool.version(), n=1, strategy="margin", probabilities=table(c=SURE))
     with pytest.raises(NotFoundError, match="no round 'r9'"):
         load_round(pool, "r9")
+    with pytest.raises(DatasetOpsError, match="No budget can be filled: 0 past answers"):
+        select(pool, pool.version(), budget=60.0, strategy="random")
+    assert list(rounds(pool)) == []
+
+
+@pytest.mark.parametrize(
+    ("quotas", "told"),
+    [
+        (["light"], "expected KEY=VALUE:COUNT"),
+        (["light=night:0"], "whole number of 1 or more"),
+        (["light=night:120%"], "share above 0 %"),
+        (["light=night:1", "light=night:2"], "given more than once"),
+        (["light=night:3", "light=day:3"], "add up to 6, and the batch has 5"),
+        (["weather=rain:1"], "no sample of the pool has 'weather'"),
+    ],
+)
+def test_quotas_that_cannot_be_are_refused(lit: Repository, quotas: list[str], told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        select(lit, lit.version(), n=5, strategy="random", quotas=quotas)
+
+
+@pytest.fixture
+def lit(repository: Repository) -> Repository:
+    """Forty samples without labels: four at night, two of those of one clip."""
+    rows = [
+        {
+            "sample_id": f"s{number:02}",
+            "uri": f"s{number:02}.png",
+            "width": 8,
+            "height": 8,
+            "group": "clip" if number < 20 else f"clip{number}",
+            "metadata": json.dumps({"light": "night" if number % 10 == 0 else "day"}),
+        }
+        for number in range(40)
+    ]
+    repository.commit(Change(samples=rows), message="forty")
+    return repository
+
+
+NIGHT = {"s00", "s10", "s20", "s30"}
+
+
+def doubts(repository: Repository) -> pd.DataFrame:
+    """The later in the alphabet, the surer."""
+    ids = repository.version().table("samples")["sample_id"].to_pylist()
+    doubt = np.linspace(0.5, 0.0, len(ids))
+    return pd.DataFrame({"cat": 1 - doubt, "dog": doubt, "bird": 0.0}, index=pd.Index(ids, name="sample_id"))
+
+
+def test_quotas_are_fulfilled_and_the_rest_goes_by_score(lit: Repository) -> None:
+    made = select(lit, lit.version(), n=8, strategy="margin", probabilities=doubts(lit), quotas=["light=night:50%"],
+                  spread=False)  # fmt: skip
+    assert NIGHT <= set(made.samples)
+    assert set(made.samples) - NIGHT == {"s01", "s02", "s03", "s04"}
+    assert made.reasons[made.samples.index("s30")].endswith("; for the quota light=night")
+    short = select(lit, lit.version(), n=8, strategy="margin", probabilities=doubts(lit), quotas=["light=night:6"])
+    assert "The quota light=night asks for 6, and 4 could be had." in short.notes
+    assert len(short.samples) == 8
+    even = select(lit, lit.version(), n=8, strategy="random", balance="light")
+    assert len(NIGHT & set(even.samples)) == 4
+
+
+def test_no_group_takes_more_than_twice_its_share_unless_nothing_else_is_left(lit: Repository) -> None:
+    made = select(lit, lit.version(), n=21, strategy="margin", probabilities=doubts(lit))
+    assert sum(name < "s20" for name in made.samples) == 2  # 21 items, 21 groups
+    packed = select(lit, lit.version(), n=21, strategy="margin", probabilities=doubts(lit), spread=False)
+    assert sum(name < "s20" for name in packed.samples) == 20
+    every = select(lit, lit.version(), n=40, strategy="margin", probabilities=doubts(lit))
+    assert len(set(every.samples)) == 40
+
+
+@pytest.mark.slow
+def test_the_random_arm_is_drawn_from_the_whole_pool_and_mixed_in(lit: Repository) -> None:
+    drawn = np.zeros(40)
+    for seed in range(200):
+        made = select(lit, lit.version(), n=10, strategy="margin", probabilities=doubts(lit), random_share=0.3,
+                      seed=seed, spread=False)  # fmt: skip
+        assert len(made.random) == 3
+        assert len(set(made.samples)) == 10
+        assert [score for name, score in zip(made.samples, made.scores, strict=True) if name in made.random] == [None] * 3
+        for name in made.random:
+            drawn[int(name[1:])] += 1
+    assert chisquare(drawn).pvalue > 0.001
 
 
 def test_select_and_rounds_from_the_command_line(pool: Repository, tmp_path: Path) -> None:
@@ -105,13 +214,13 @@ def test_select_and_rounds_from_the_command_line(pool: Repository, tmp_path: Pat
     (tmp_path / "p.csv").write_text("\n".join(lines))
     place = ["-C", str(pool.root), "--json"]
     run = CliRunner().invoke
-    done = run(app, ["select", "v1", "--n", "4", "--probabilities", str(tmp_path / "p.csv"), *place])
+    done = run(app, ["select", "v1", "--n", "4", "--strategy", "margin", "--probabilities", str(tmp_path / "p.csv"), *place])
     assert done.exit_code == 0, done.output
     assert {item["sample_id"] for item in json.loads(done.stdout)["samples"]} == {"b", "d", "e", "f"}
     label = {"annotation_id": "d/label", "sample_id": "d", "kind": "classification", "label": "dog", "source": "human"}
     pool.commit(Change(annotations=[label]), message="labeled")
     listed = json.loads(run(app, ["rounds", *place]).stdout)
-    assert [(item["round"], item["samples"], item["labeled"]) for item in listed] == [("r1", 4, 1)]
+    assert [(item["round"], item["items"], item["labeled"]) for item in listed["rounds"]] == [("r1", 4, 1)]
     assert run(app, ["label", "push", "v1", "--round", "r1", "--where", "true", *place]).exit_code == 2
     out = str(tmp_path / "t.zip")
     lost = run(app, ["label", "push", "v1", "--round", "r7", "--tool", "cvat", "--out", out, *place])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from colour_worker import Colour, answer, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasetops.engine import Fault, Item, open_engine
+from datasetops.engine import Fault, Item, engine_of, open_engine
 from datasetops.engine.local import LocalEngine
 from datasetops.engine.sizes import BatchSize, is_out_of_memory
 from datasetops.errors import DatasetOpsError, ModelError, NotFoundError
+from datasetops.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +103,70 @@ def test_a_batch_too_large_for_memory_is_halved_and_so_are_those_after_it() -> N
     sizes = [len(batch) for batch in worker.batches]
     assert sizes[:7] == [16, 8, 4, 4, 8, 4, 4]
     assert set(sizes[7:]) == {4}
+
+
+def test_torch_that_runs_out_of_memory_gets_smaller_batches() -> None:
+    """The error of an accelerator cannot be had everywhere, but its class can; that of the processor is a real one."""
+    import torch
+
+    class Large(Colour):
+        def __init__(self, kind: str) -> None:
+            super().__init__()
+            self.kind = kind
+
+        def infer(self, prepared: list[Any]) -> list[Any]:
+            found = super().infer(prepared)
+            if len(prepared) > 2 and self.kind == "cuda":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            if len(prepared) > 2:
+                torch.empty(2**60, dtype=torch.uint8)
+            return found
+
+    for kind in ("cuda", "cpu"):
+        worker = Large(kind)
+        found = run(worker, ITEMS[:20], batch=8)
+        assert found == {index: answer(index) for index in range(20)}
+        assert [len(batch) for batch in worker.batches] == [8, 4, 2, 2, 4, 2, 2, *[2] * 6]
+
+
+def test_a_worker_may_ask_for_calls_of_one_size() -> None:
+    """So that results do not depend on what else is in a call."""
+
+    class Whole(Colour):
+        batch: int | None = 4
+
+    worker = Whole(fits=4)
+    contents = {5: b"no image"}
+    found = run(worker, ITEMS[:11], lambda uri: contents.get(int(uri)) or picture(int(uri)))
+    assert {index for index, result in found.items() if isinstance(result, Fault)} == {5}
+    assert worker.batches == [[0, 1, 2, 3], [4, 6, 7, 7], [8, 9, 10, 10]]
+    assert [found[index] for index in (4, 7, 10)] == [answer(4), answer(7), answer(10)]
+    told = Whole()
+    run(told, ITEMS[:11], batch=8)
+    assert [len(batch) for batch in told.batches] == [8, 8]
+    free = Whole()
+    free.batch = None
+    run(free, ITEMS[:3])
+    assert free.batches == [[0, 1, 2]]
+    small = Whole(fits=2)
+    assert run(small, ITEMS[:5]) == {index: answer(index) for index in range(5)}
+    assert [len(batch) for batch in small.batches] == [4, 2, 2, 2]
+    alone = Whole(fits=1)
+    assert run(alone, ITEMS[4:5]) == {0: answer(4)}
+    assert [len(batch) for batch in alone.batches] == [4, 2, 1]
+
+
+def test_the_engine_of_a_repository_is_that_of_its_settings() -> None:
+    local = engine_of(Settings(jobs=3), batch=5)
+    assert isinstance(local, LocalEngine)
+    assert (local.jobs, local.batch) == (3, 5)
+    chosen = Settings(engine="ray", ray_address="host:1", ray_gpus=0.5)
+    assert isinstance(engine_of(chosen, "local"), LocalEngine)
+    with pytest.raises(NotFoundError, match="local"):
+        engine_of(Settings(engine="locale"))
+    if importlib.util.find_spec("ray"):
+        for engine in (engine_of(chosen), engine_of(Settings(), "ray", address="host:1", gpus=0.5)):
+            assert (engine.address, engine.gpus) == ("host:1", 0.5)  # type: ignore[attr-defined]
 
 
 def test_an_image_too_large_for_memory_is_a_fault() -> None:

@@ -36,7 +36,7 @@ class MeanColour:
 
     def embed(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         with self._lock:
-            self.images += len(batch)
+            self.images += len(np.unique(batch.reshape(len(batch), -1), axis=0))  # short batches hold copies
         return batch.reshape(len(batch), 3).astype(np.float32)
 
 

@@ -128,6 +128,34 @@ def test_a_target_precision(call: Run, coloured: Repository, root: Path, model: 
     assert [item["threshold"] is None for item in promises["classes"]] == [False, True, True]  # type: ignore[index]
 
 
+def test_accepted_by_score_with_a_plan(call: Run, coloured: Repository, root: Path, model: str) -> None:
+    samples, rows = [], []
+    for number in range(240):
+        name = f"more{number:03}"
+        box = (number % 29, 2, number % 29 + 9, 8 + number // 29)
+        samples.append(add_image(root, name, picture(40, 30, box, number % 2)))
+        row = {"annotation_id": f"{name}/l", "sample_id": name, "kind": "classification", "source": "human"}
+        rows.append(row | {"label": NAMES[number % 2]})
+    coloured.commit(Change(samples=samples, annotations=rows), message="labeled")
+    target = ("--target-precision", "0.8", "--confidence", "0.9")
+    told = call("--model", model, *target, "--auto-accept")
+    assert told.exit_code == 0, told.output
+    assert "They count unseen if the QA plan q1 accepts a random sample of them: dsops qa push q1" in told.stdout
+    lines = told.stdout.splitlines()
+    rest = "sample_id NOT IN (SELECT sample_id FROM annotations WHERE kind = 'classification')"
+    assert lines[-4] == "Next, what is left to people:"
+    assert lines[-3].startswith("  dsops select v3 --predictions ")
+    assert lines[-3].endswith(f'--where "{rest}"')
+    assert lines[-2:] == ["  dsops label push v3 --round rN", "  dsops audit v3"]
+    assert coloured.version().where(rest) == ["s02", "s05", "s08", "s11"]  # blue, which nobody labeled
+    again = answer(call("--model", model, *target, "--auto-accept", "--json"))
+    assert (again["version"], again["qa_plan"]) == (None, "q1")
+    together = call("--model", model, *target, "--promise", "all")
+    assert "Promised with 90% confidence, of the rows of all classes together:" in together.stdout
+    assert "all classes" in together.stdout
+    assert "label push v4 --where \"source = 'model'\"" in together.stdout
+
+
 def test_disagreement(call: Run, coloured: Repository, model: str) -> None:
     row = {"annotation_id": "s00/label", "sample_id": "s00", "kind": "classification", "label": "blue"}
     coloured.commit(Change(annotations=[row]), message="one label")
@@ -137,7 +165,11 @@ def test_disagreement(call: Run, coloured: Repository, model: str) -> None:
     told = call("--model", model, "--also-labeled", "--disagreement")
     assert kept["pairs"][0]["differ"] == kept["pairs"][0]["samples"] == 1
     assert f"Disagreement about classification, kept as {kept['key'][:20]}" in told.stdout
-    assert told.stdout.splitlines()[-1].split()[0] == "people"
+    lines = told.stdout.splitlines()
+    assert lines[-3].split()[0] == "people"
+    assert lines[-2] == "1 samples are disagreed on, most: s00 (1.00)"
+    assert lines[-1].startswith("Labels that a model doubts: dsops audit v3 --predictions")
+    assert kept["most"] == [{"sample_id": "s00", "score": 1.0}]
 
 
 def test_what_is_left_out_is_told(call: Run, coloured: Repository, root: Path, model: str) -> None:
@@ -164,6 +196,9 @@ def test_what_is_left_out_is_told(call: Run, coloured: Repository, root: Path, m
         (["--target-precision", "1"], 2, "target precision: expected a number between 0 and 1"),
         (["--target-precision", "0.9", "--confidence", "0"], 2, "confidence: expected a number between 0 and 1"),
         (["--target-precision", "0.9", "--threshold", "0.5"], 2, "give either of them"),
+        (["--auto-accept"], 2, "--auto-accept: only what a precision is promised of can be accepted unseen"),
+        (["--promise", "all"], 2, "give a target precision"),
+        (["--promise", "each", "--target-precision", "0.9"], 2, "--promise: expected class or all; got 'each'"),
         (["--target-precision", "0.9"], 1, "Nobody labeled a classification"),
         (["--option", "min_score"], 2, "expected NAME=VALUE"),
         (["--option", "speed=9"], 1, "no option 'speed'"),

@@ -338,7 +338,7 @@ def test_what_travels_to_other_machines_can_be_sent(pets: Repository, tmp_path: 
     pets.commit(Change(annotations=[box]), message="box")
     outlines = boxes_to_outline(pets.version())
     media = Media(pets.store, pets.root)
-    maker = WorkerMaker(partial(checkpoint, "sam", tmp_path), outlines.boxes)
+    maker = WorkerMaker(partial(checkpoint, "sam", tmp_path), outlines.boxes, checkpoint("sam", tmp_path).digest)
     made, read = pickle.loads(pickle.dumps((maker, media.read)))  # noqa: S301 (made right here)
     worker = made()
     (outcome,) = worker.infer([worker.prepare(read("a.png"))])

@@ -55,6 +55,42 @@ def test_the_promise_holds_on_new_data(target: float) -> None:
     assert promised["hard"] == 0
 
 
+def test_the_promise_about_all_classes_together_holds_on_new_data() -> None:
+    """Ten classes with 250 labeled items each: most are too few, or too wrong, for a promise by class."""
+    names = [f"{name}{number}" for name in CLASSES for number in range(2)]
+    new = {name: draw(np.random.default_rng(12345), 100_000, name[:-1]) for name in names}
+    labels = np.repeat(np.array(names, dtype=object), 250)
+    seeds, broken, promised, by_class = 60, 0, 0, 0
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        drawn = [draw(rng, 250, name[:-1]) for name in names]
+        scores, right = (np.concatenate([pair[side] for pair in drawn]) for side in range(2))
+        found = choose_thresholds(scores, right, labels, 0.9, 0.95, seed=seed, together=True)
+        (least,) = set(found.thresholds.values())
+        assert found.thresholds.keys() == set(names)
+        if least is not None:
+            promised += 1
+            above = [their_right[their_scores >= least] for their_scores, their_right in new.values()]
+            broken += bool(np.concatenate(above).mean() < 0.9)
+        each = choose_thresholds(scores, right, labels, 0.9, 0.95, seed=seed).thresholds
+        by_class += sum(one is not None for one in each.values())
+    assert broken <= 0.05 * seeds
+    assert promised >= 0.6 * seeds
+    assert by_class <= 0.4 * seeds * len(names)
+
+
+def test_together_two_classes_just_below_the_target_are_rarely_promised() -> None:
+    """One is right with a chance of .999, one of .899, for a target of .95: together .949, whatever the score."""
+    promised = 0
+    classes = np.array(["good", "poor"] * 2_000, dtype=object)
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        right = rng.random(4_000) < np.where(classes == "good", 0.999, 0.899)
+        found = choose_thresholds(rng.random(4_000), right, classes, 0.95, seed=seed, together=True)
+        promised += found.thresholds["good"] is not None
+    assert binomtest(promised, 200, 0.05, alternative="greater").pvalue > 0.01
+
+
 def test_a_class_just_below_the_target_is_rarely_promised() -> None:
     """The worst case: right with a chance of .949 whatever the score, for a target of .95. Many tries, one error level."""
     promised = 0

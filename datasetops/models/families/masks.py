@@ -58,6 +58,7 @@ class MaskPredictor(TransformersPredictor):
             )
             self.vocabulary = self._finder.vocabulary
         super().__init__(checkpoint, options | {"boxes": self._finder.digest if self._finder else ""})
+        self.batch = 1  # it goes about them one by one anyway
 
     def prepare(self, image: Image.Image) -> Any:
         other = self._finder.prepare(image) if self._finder else None

@@ -1,0 +1,82 @@
+"""A simulation as one page that opens without a network: curves with their intervals, and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+import numpy as np
+
+_WIDTH, _HEIGHT = 860, 420
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 150, 14, 48
+_STYLE: Final = """:root{color-scheme:light dark;--bg:#fbfbfa;--ink:#1d1f23;--soft:#62666e;--line:#e2e2df}
+@media (prefers-color-scheme:dark){:root{--bg:#16181b;--ink:#e7e8ea;--soft:#a3a8b0;--line:#34383e}}
+body{margin:0 auto;max-width:920px;padding:24px 16px;background:var(--bg);color:var(--ink);font:15px/1.45 system-ui,sans-serif}
+table{border-collapse:collapse;width:100%}th,td{padding:4px 8px;text-align:right;border-bottom:1px solid var(--line)}
+th:first-child,td:first-child{text-align:left}p,caption{color:var(--soft);text-align:left}
+svg text{font:12px system-ui,sans-serif;fill:var(--ink)}"""
+_COLOURS: Final = ("#3b6ea5", "#d98b2b", "#4f9b6e", "#9b5fa8", "#b5524a", "#7d7d7d", "#2a9d9d", "#a08030")
+_GRIDS: Final = 5
+
+
+def page(
+    title: str, found: Mapping[str, Any], tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]
+) -> str:
+    """HTML of `curves.summary`'s answer, and of tables (what it shows, header, rows)."""
+    parts = [f"<h1>{escape(title)}</h1>"]
+    parts += [f"<p>{escape(note)}</p>" for note in found["notes"]]
+    parts.append(chart(found))
+    for caption, header, rows in tables:
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        parts.append(
+            f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def chart(found: Mapping[str, Any]) -> str:
+    """SVG: the measure in percent over the labels, on a logarithmic axis, a line and a band for each strategy."""
+    budgets: list[int] = found["budgets"]
+    strategies: Mapping[str, Any] = found["strategies"]
+    lows = [value for one in strategies.values() for value in one["low"] or one["mean"]]
+    highs = [value for one in strategies.values() for value in one["high"] or one["mean"]]
+    low, high = max(0.0, min(lows)), min(1.0, max(highs))
+    span = (high - low) or 1.0
+    logs = np.log(budgets)
+    reach = float(logs[-1] - logs[0]) or 1.0
+
+    def across(place: int) -> float:
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * float(logs[place] - logs[0]) / reach
+
+    def down(value: float) -> float:
+        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - (min(max(value, low), high) - low) / span)
+
+    floor, end = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+    out = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
+    for value in np.linspace(low, high, _GRIDS):
+        y = down(value)
+        out.append(f'<path d="M{_LEFT} {y:.1f}H{end}" style="stroke:var(--line)"/>')
+        out.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{100 * value:.0f} %</text>')
+    for place, budget in enumerate(budgets):
+        out.append(f'<text x="{across(place):.1f}" y="{floor + 18}" text-anchor="middle">{budget:,}</text>')
+    out.append(f'<text x="{(_LEFT + end) / 2}" y="{floor + 38}" text-anchor="middle">labels</text>')
+    for number, (name, one) in enumerate(strategies.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        dashes = "" if number < len(_COLOURS) else ' stroke-dasharray="5 4"'
+        if one["low"] is not None:
+            there = [f"{across(place):.1f} {down(value):.1f}" for place, value in enumerate(one["high"])]
+            back = [f"{across(place):.1f} {down(value):.1f}" for place, value in enumerate(one["low"])][::-1]
+            out.append(f'<path d="M{"L".join(there + back)}Z" fill="{colour}" fill-opacity="0.15"/>')
+        line = "L".join(f"{across(place):.1f} {down(value):.1f}" for place, value in enumerate(one["mean"]))
+        out.append(
+            f'<path d="M{line}" fill="none" stroke="{colour}" stroke-width="2"{dashes}><title>{escape(name)}</title></path>'
+        )
+        y = _TOP + 14 + 18 * number
+        out.append(f'<path d="M{end + 12} {y - 4}h18" stroke="{colour}" stroke-width="2"{dashes}/>')
+        out.append(f'<text x="{end + 36}" y="{y}">{escape(name)}</text>')
+    return "".join([*out, "</svg>"])

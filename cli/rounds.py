@@ -1,0 +1,90 @@
+"""What the rounds of active learning bought, and whether the next one pays."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from datasetops.cli.session import Session, command, table
+
+if TYPE_CHECKING:
+    from datasetops.active_learning.bought import Report
+    from datasetops.active_learning.gains import Estimate
+
+_HEADER = (
+    "round", "version", "strategy", "asked", "labeled", "minutes", "corrections", "metric", "gain", "over chance"
+)  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    command(app)(rounds)
+
+
+def rounds(
+    session: Session,
+    branch: Annotated[str, typer.Option("--branch", "-b", help="Whose newest version has the labels.")] = "main",
+    model: Annotated[str | None, typer.Option(help="Embedder that the metric's learner looks through.")] = None,
+    learner: Annotated[str, typer.Option(help="Whose accuracy is the metric: probe or fewshot.")] = "probe",
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Labels of the next batch; as the last one's.")] = None,
+    least_gain: Annotated[
+        float | None,
+        typer.Option(help="Share of the metric that a batch should bring at least: 0.005 is half a point."),
+    ] = None,
+    worth: Annotated[
+        float | None, typer.Option(help="Or: minutes of work that one point (0.01) of the metric is worth.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what chance decides in the intervals.")] = 0,
+) -> None:
+    """What each round bought, oldest first: labels, minutes, corrections, the metric; and whether the next one pays.
+
+    In brackets are 95 % intervals. Over chance is what the strategy gained over as many labels of the random arm.
+    """
+    from datasetops.active_learning.bought import bought
+    from datasetops.active_learning.next_batch import next_batch
+    from datasetops.active_learning.rounds import rounds as recorded
+
+    if least_gain is not None and worth is not None:
+        raise ValueError("--least-gain and --worth: give one of them")
+    repository = session.repository
+    if not any(True for _ in recorded(repository)):
+        empty: dict[str, Any] = {"version": None, "rounds": [], "basis": "", "stop": None}
+        session.emit(empty, "No round yet. Make one with: dsops select VERSION --n N")
+        return
+    report = bought(repository, branch=branch, model=model, learner=learner, seed=seed, progress=session.progress)
+    stop = next_batch(report, n=n, least_gain=least_gain, worth=worth)
+    answer = {"version": report.version, "rounds": [asdict(item) for item in report.rounds], "basis": report.basis}
+    session.emit(answer | {"stop": stop.as_dict()}, _lines(report, stop.words))
+
+
+def _lines(report: Report, words: str) -> list[str]:
+    rows = (
+        [
+            item.round, item.version, item.strategy, item.items, item.labeled,
+            "" if item.minutes is None else f"{item.minutes:,.0f}",
+            item.corrections, _share(item.metric), _points(item.gain),
+            "" if isinstance(item.over_chance, str) else _points(item.over_chance),
+        ]
+        for item in report.rounds
+    )  # fmt: skip
+    lines = table(rows, header=_HEADER)
+    lines += ["", report.basis]
+    for item in report.rounds:
+        if item.model_accuracy is not None:
+            who = "The model was" if item.judged == "model" else "A learner of the labels until then would have been"
+            lines.append(
+                f"{item.round}: {who} right about {_share(item.model_accuracy)} of the pool before it, by "
+                f"{item.random_labeled:,} of {item.random:,} drawn at random."
+            )
+        if isinstance(item.over_chance, str):
+            lines.append(f"{item.round}: what it gained over chance is not known: {item.over_chance}.")
+    return [*lines, words]
+
+
+def _share(value: Estimate | None) -> str:
+    return "" if value is None else f"{value.value:.1%} ({value.low:.1%} to {value.high:.1%})"
+
+
+def _points(value: Estimate | None) -> str:
+    return "" if value is None else f"{100 * value.value:+.1f} ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
