@@ -48,15 +48,15 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,test]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,evaluate,test]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,test,lint]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,evaluate,test,lint]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.core
-	$(PIP) --editable '.[transformers,label-studio,networks,ocr,ray,bench]'
+	$(PIP) --editable '.[transformers,label-studio,networks,ocr,ray,evaluate,bench]'
 	touch $@
 
 # The annotation server has many requirements of its own, so it gets an environment of its own.

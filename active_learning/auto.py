@@ -1,4 +1,4 @@
-"""The strategy that changes with what is labeled: typical items first, then uncertain and varied ones, then uncertain.
+"""The strategy that changes with what is labeled: typical items first, then uncertain ones of all kinds.
 
 Hacohen, Dekel and Weinshall, "Active learning on a budget: opposite strategies suit high and low budgets", ICML 2022:
 while little is labeled, a model's doubts say more of the labels that it happens to have than of the items.
@@ -13,9 +13,8 @@ import numpy as np
 
 from datasetops.active_learning.pool import Picks, Pool, Strategy
 
-FEW: Final = 8  # labels of the usual class: with fewer a model's share of right answers in it is known to a sixth
-MANY: Final = 16  # … from which a model's doubts are its own, and top ones are varied enough
-_SURE: Final = 2.0  # standard errors by which a model has to beat naming the most frequent class
+FEW: Final = 8  # labels of the usual class: with fewer, a model's share of right answers in it is known to a sixth
+_SURE: Final = 2.0  # standard errors by which a model has to be better than none
 
 
 def choice(pool: Pool) -> tuple[str, str]:
@@ -34,24 +33,26 @@ def choice(pool: Pool) -> tuple[str, str]:
         return "typiclust", f"{told}, fewer than {FEW}"
     if doubt:
         return "typiclust", f"{told}, but {doubt}"
-    if each < MANY:
-        return "badge", f"{told}, fewer than {MANY}"
-    return "margin", f"{told}, {MANY} or more"
+    return "cluster_margin", f"{told}, {FEW} or more"
 
 
 def _doubt(pool: Pool) -> str | None:
-    """Why a model's uncertainty cannot be relied on, if so."""
+    """Why a model's uncertainty cannot be relied on, if so.
+
+    Its squared error on labels that it did not learn from (Brier, 1950) has to be surely less than that of the classes'
+    frequencies; a model that was not tried on any label is taken at its word.
+    """
     if pool.probabilities is None:
         return "no model says what the items may be"
     known = np.flatnonzero(pool.labels >= 0)
     known = known[np.isfinite(pool.probabilities[known]).all(axis=1)]
     if not len(known):
-        return None  # a model from elsewhere, taken at its word
-    labels = pool.labels[known]
-    right = float((pool.probabilities[known].argmax(axis=1) == labels).mean())
-    usual = float(np.bincount(labels).max() / len(labels))
-    if right - usual <= _SURE * np.sqrt(right * (1 - right) / len(known)):
-        return f"the model is right in {right:.0%} of them, and naming the most frequent class in {usual:.0%}"
+        return None
+    labels, chances = pool.labels[known], pool.probabilities[known]
+    usual = np.bincount(labels, minlength=chances.shape[1]) / len(labels)
+    less = (usual**2).sum() - 2 * usual[labels] - (chances**2).sum(axis=1) + 2 * chances[np.arange(len(labels)), labels]
+    if less.mean() <= _SURE * less.std() / np.sqrt(len(less)):
+        return "the model tells no more of them than how frequent each class is"
     return None
 
 

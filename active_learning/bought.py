@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datasetops.active_learning.candidates import EVALUATION_SPLITS, JUDGING_SPLITS
 from datasetops.active_learning.gains import (
     FEWEST_JUDGED,
     Estimate,
@@ -28,14 +29,11 @@ from datasetops.active_learning.learner import features, find_learner
 from datasetops.active_learning.rounds import Round, rounds
 from datasetops.audits.crowd import answer_field
 from datasetops.manifest import MAIN, Repository, Version
-from datasetops.models import EmbeddingCache, embed_images, open_embedder
+from datasetops.models import embed_stored
 from datasetops.preannotate.human import BY_PEOPLE, human_labels
 from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json, sha256_hex
-from datasetops.store.media import Media
 
-EVALUATION_SPLITS: Final = ("validation", "val")
-_NOT_TAUGHT: Final = (*EVALUATION_SPLITS, "test")
 _CLASS: Final = "classification"
 _METHOD: Final = 1  # raised whenever the same inputs would give another report
 
@@ -152,7 +150,7 @@ def _measure(
                 items=len(item.samples),
                 labeled=len(mine),
                 minutes=minutes[number],
-                corrections=_corrections(repository.version(item.version), head, mine),
+                corrections=_corrections(repository.version(item.version), head, mine, item),
                 random=len(item.random),
                 random_labeled=sum(name in at_random for name in mine),
             )
@@ -204,7 +202,8 @@ def _with_metric(
             )
         if (mine & drawn).any():
             rows = np.flatnonzero(mine & drawn)
-            said = _said(repository.version(all_rounds[number].version), table["sample_id"].iloc[rows].tolist())
+            item = all_rounds[number]
+            said = _said(repository.version(item.version), table["sample_id"].iloc[rows].tolist(), item)
             if said.notna().all():
                 names = np.asarray(head.schema.class_names, dtype=object)[evaluation.labels[rows]]
                 hits = int((said.to_numpy() == names).sum())
@@ -232,7 +231,7 @@ def _labeled(repository: Repository, head: Version, all_rounds: Sequence[Round],
     """Samples with one class by people and an image, outside of sealed splits: sample_id, uri, sha256, split, unit, code.
 
     `owner` is the number of the round that brought the label, -1 for none; `since` that of the round after which it was
-    known; `drawn` whether its round drew it at random, `picked` whether some strategy chose it.
+    known; `drawn` whether its round drew it at random, `picked` whether a strategy other than chance chose it.
     """
     frame = human_labels(head, _CLASS).to_pandas().drop_duplicates(["sample_id", "label"])
     frame = frame[~frame["sample_id"].duplicated(keep=False)].sort_values("sample_id", ignore_index=True)
@@ -249,7 +248,8 @@ def _labeled(repository: Repository, head: Version, all_rounds: Sequence[Round],
         since = np.where(known, np.minimum(since, number - 1), since)
         at_random = ids.isin(item.random)
         drawn |= at_random & (own == number)
-        picked |= ids.isin(item.samples) & ~at_random
+        if item.strategy != "random":
+            picked |= ids.isin(item.samples) & ~at_random
     found: pd.DataFrame = frame.assign(owner=own, since=since, drawn=drawn, picked=picked)
     return found
 
@@ -268,7 +268,7 @@ def _evaluation(
     basis = "labeled samples of the validation split, without those that a strategy chose"
     judged = apart
     if table["unit"][apart].nunique() < FEWEST_JUDGED:
-        judged = table["drawn"] & ~table["split"].isin(_NOT_TAUGHT)
+        judged = table["drawn"] & ~table["split"].isin(JUDGING_SPLITS)
         basis = "the random arms, each item by a learner that was not taught it"
     units = table["unit"][judged].nunique()
     if units < FEWEST_JUDGED:
@@ -277,38 +277,24 @@ def _evaluation(
         )
         reason += f"{FEWEST_JUDGED} are the least. Label some of a validation split, or select with --random-share."
         return None, table, reason
-    vectors = _embeddings(repository, table, reference, progress)
-    there = np.isfinite(vectors[:, 0])
-    table = table[there].reset_index(drop=True)
-    judged = judged[there].to_numpy()
-    table["taught"] = ~table["split"].isin(_NOT_TAUGHT) & ~table["unit"].isin(table["unit"][apart[there].to_numpy()])
+    keys, uris = table["sha256"].tolist(), table["uri"].tolist()
+    vectors = features(embed_stored(repository, reference, keys, uris, progress=progress)[0])
+    there = pd.Series(np.isfinite(vectors[:, 0]), index=table.index)
+    table, judged = table[there].reset_index(drop=True), judged[there].reset_index(drop=True)
+    table["taught"] = ~table["split"].isin(JUDGING_SPLITS) & ~table["unit"].isin(table["unit"][apart[there].to_numpy()])
     if table["unit"][judged].nunique() < FEWEST_JUDGED:
         return None, table, "There is no metric: the images of the samples that could tell cannot be read."
     evaluation = Evaluation(
-        embeddings=vectors[there],
+        embeddings=vectors[there.to_numpy()],
         labels=table["code"].to_numpy(np.int64),
         groups=pd.factorize(table["unit"])[0].astype(np.int64),
         classes=len(head.schema.class_names),
-        rows=np.flatnonzero(judged),
+        rows=np.flatnonzero(judged.to_numpy()),
         fit_predict=find_learner(learner).fit_predict,
         seed=seed,
     )
     words = f"Accuracy of the {learner} on {reference}, measured on {len(evaluation.rows):,} items: {basis}."
     return evaluation, table, words
-
-
-def _embeddings(repository: Repository, table: pd.DataFrame, reference: str, progress: Progress) -> Any:
-    embedder = open_embedder(reference, cache=repository.settings.cache)
-    media = Media(repository.store, repository.root)
-    vectors = embed_images(
-        embedder,
-        table["sha256"].tolist(),
-        lambda row: media.read(table["uri"].iloc[row]),
-        cache=EmbeddingCache(repository.cache / "embeddings", embedder.digest),
-        jobs=repository.settings.jobs,
-        progress=progress,
-    )
-    return features(vectors)
 
 
 def _given(version: Version, samples: Sequence[str]) -> pd.DataFrame:
@@ -319,18 +305,22 @@ def _given(version: Version, samples: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def _said(version: Version, samples: Sequence[str]) -> pd.Series[Any]:
-    """The class that a model's row in a version gives each of the samples, NaN where there is none."""
+def _said(version: Version, samples: Sequence[str], item: Round) -> pd.Series[Any]:
+    """The class that a model gave each of some samples, in its row in a version, else when the round was made; NaN where
+    none did."""
     rows = version.labels(["sample_id", "kind", "label", "source"])
     wanted = pc.and_(pc.equal(rows["source"], "model"), pc.equal(rows["kind"], _CLASS))
     rows = rows.filter(pc.and_(wanted, pc.is_in(rows["sample_id"], pa.array(samples, pa.string()))))
     frame = rows.to_pandas().drop_duplicates("sample_id").set_index("sample_id")
-    said: pd.Series[Any] = frame["label"].reindex(samples)
+    predicted = pd.Series(dict(zip(item.samples, item.predicted, strict=False)), dtype=object)
+    wanted_ids = pd.Index(samples)
+    said: pd.Series[Any] = frame["label"].reindex(wanted_ids).fillna(predicted.reindex(wanted_ids))
     return said
 
 
-def _corrections(version: Version, head: Version, samples: Sequence[str]) -> int | None:
-    """Samples whose labels by people are not what a model said in a version; None where it said nothing of any.
+def _corrections(version: Version, head: Version, samples: Sequence[str], item: Round) -> int | None:
+    """Samples whose labels by people are not what a model said in a version, or of their class when the round was made;
+    None where it said nothing of any.
 
     Of other kinds than classes: those whose regions were changed, added to or removed.
     """
@@ -342,7 +332,10 @@ def _corrections(version: Version, head: Version, samples: Sequence[str]) -> int
     )
     before, now = before[before["source"] == "model"], now[now["source"].isin(BY_PEOPLE)]
     if before.empty:
-        return None
+        said = _said(version, list(dict.fromkeys(samples)), item).dropna()
+        given = now[now["kind"] == _CLASS].drop_duplicates("sample_id").set_index("sample_id")["label"]
+        both = said.index.intersection(given.index)
+        return int((said[both] != given[both]).sum()) if len(both) else None
     keys = ["sample_id", "kind", "label"]
     counts = pd.concat([rows.groupby(keys, dropna=False).size() for rows in (before, now)], axis=1).fillna(0)
     differs = counts[counts[0] != counts[1]].index.get_level_values("sample_id")

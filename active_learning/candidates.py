@@ -18,6 +18,8 @@ from datasetops.manifest import Repository, Version
 from datasetops.preannotate.human import BY_PEOPLE
 from datasetops.records import VOTE
 
+EVALUATION_SPLITS: Final = ("validation", "val")
+JUDGING_SPLITS: Final = (*EVALUATION_SPLITS, "test")  # what is labeled there teaches no model
 _CLASS: Final = "classification"
 
 
@@ -42,7 +44,9 @@ def find_candidates(
 ) -> Candidates:
     """What nobody labeled yet, or what fulfils the condition, without items that are out for labeling or sealed.
 
-    With `labeled_too` what is labeled may be chosen again. Raises DatasetOpsError where nothing is left.
+    Without a condition what models are judged on is left out as well: chosen items there would judge wrongly. Labels of
+    those splits, and of sealed ones, are not among the pool's. With
+    `labeled_too` what is labeled may be chosen again. Raises DatasetOpsError where nothing is left.
     """
     table = version.table("samples")
     ids = _flat(table["sample_id"])
@@ -52,12 +56,16 @@ def find_candidates(
     asked = np.full(len(ids), labeled_too) | ~by_people
     if where is not None:
         asked = _mask(ids, pa.array(version.where(where), pa.string()))
-    chosen = asked & ~out & ~sealed
+    judging = _mask(_flat(table["split"]), pa.array(JUDGING_SPLITS)) & ~sealed
+    untaught = sealed | judging
+    judging &= where is None
+    chosen = asked & ~out & ~sealed & ~judging
     notes = [
-        f"{number:,} samples {why}."
+        f"Left out: {number:,} samples {why}."
         for number, why in (
-            (int((asked & out).sum()), "are out for labeling and were left out"),
-            (int((asked & sealed).sum()), "are in a sealed split and were left out"),
+            (int((asked & out & ~sealed & ~judging).sum()), "that are out for labeling"),
+            (int((asked & sealed).sum()), "of sealed splits"),
+            (int((asked & judging).sum()), f"of splits that models are judged on ({', '.join(JUDGING_SPLITS)})"),
         )
         if number
     ]
@@ -70,7 +78,7 @@ def find_candidates(
         classes=len(version.schema.class_names),
         candidates=np.flatnonzero(chosen).astype(np.int64),
         covered=np.flatnonzero((by_people | out) & ~chosen).astype(np.int64),
-        labels=np.where(sealed, UNLABELED, _labels(version, ids)),
+        labels=np.where(untaught, UNLABELED, _labels(version, ids)),
     )
     return Candidates(table.to_pandas(), tuple(version.schema.class_names), pool, tuple(notes))
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from datasetops.active_learning.pool import Floats, Ints
-from datasetops.active_learning.simulate import Simulation
+from datasetops.active_learning.replays import Simulation
 
 CONFIDENCE: Final = 0.95
 _DRAWS: Final = 1_000  # of the seeds, with replacement
@@ -15,7 +15,7 @@ _CHANCE: Final = "random"
 
 
 def summary(simulation: Simulation, target: float | None = None) -> dict[str, Any]:
-    """All figures of a simulation, fit for JSON. `target` is an accuracy in (0, 1].
+    """All figures of a simulation, fit for JSON. `target` is one of what is measured, in (0, 1].
 
     Of each strategy: `mean`, `low` and `high` at each budget; `area`, the mean over the budgets, and `area_log`, over
     the logarithm of the labels; `gain` of each of these over chance, with the same seed's chance taken from each run;
@@ -23,10 +23,10 @@ def summary(simulation: Simulation, target: float | None = None) -> dict[str, An
     t over the seeds, of labels percentiles over 1,000 draws of the seeds; null where there is a single seed.
     """
     budgets = np.array(simulation.budgets, dtype=np.float64)
-    chance = simulation.accuracy(_CHANCE) if _CHANCE in simulation.strategies else None
+    chance = simulation.measured(_CHANCE) if _CHANCE in simulation.strategies else None
     told = {}
     for name in simulation.strategies:
-        found = simulation.accuracy(name)
+        found = simulation.measured(name)
         one: dict[str, Any] = _interval(found) | _areas(found, budgets)
         one["reasons"] = list(next(run.reasons for run in simulation.runs if run.strategy == name))
         if chance is not None:

@@ -29,9 +29,10 @@ _TILT: Final = 0.25  # power of a direction's variance that its values are scale
 class Learner:
     """`fit_predict(embeddings (N, D), labels (N,), k, *, groups=None, seed=0)` → probabilities (N, K) float32.
 
-    Labels are class numbers in [0, k), -1 where nobody labeled. Rows sum to one; a class without labels has 0; rows of
-    embeddings that are not finite have NaN. Labeled items are judged without their own label and those of their group,
-    a number (N,), negative for none. The same arguments give the same answer. Raises ModelError where fewer than two classes have labels.
+    Labels are class numbers in [0, k), -1 where nobody labeled; groups are numbers, negative for none. Rows sum to one;
+    a class without labels has 0; rows of embeddings that are not finite have NaN. Labeled items are judged without their
+    own label and those of their group. The same arguments give the same answer. Raises ModelError where fewer than two
+    classes have labels.
     """
 
     name: str

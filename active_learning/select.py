@@ -86,12 +86,12 @@ def select(
     limits = [parse_quota(text, asked) for text in quotas]
     check_quotas(limits, asked)
     rng = np.random.default_rng(seed)
-    spreader = _spreader(repository, version, found, pool, progress) if spread else Spread()
+    spreader = _spreader(repository, version, found) if spread else Spread()
     drawn = STRATEGIES["random"].pick(pool, round(random_share * asked), rng)  # nothing refused: it stands for the pool
     picks = _by_strategy(found, pool, chosen_by, asked, drawn, limits, balance, rng, spreader, notes)
     picks = _mixed(drawn, picks, rng)
     picks, total = _within(budget, picks, minutes, pool)
-    notes += [f"{number:,} were passed over: {reason}." for reason, number in spreader.refused.items()]
+    notes += [f"Passed over: {number:,} {reason}." for reason, number in spreader.refused.items()]
     if len(picks.rows) < asked and budget is None:
         notes.append(f"{asked:,} were asked for, and {len(picks.rows):,} are left that may stand together.")
     names = found.samples["sample_id"].to_numpy()
@@ -141,9 +141,9 @@ def _within(budget: float | None, picks: Picks, minutes: Minutes, pool: Pool) ->
     return picks, round(float(each.sum()), 1)
 
 
-def _spreader(repository: Repository, version: Version, found: Candidates, pool: Pool, progress: Progress) -> Spread:
+def _spreader(repository: Repository, version: Version, found: Candidates) -> Spread:
     has_images = bool(found.samples["sha256"].notna().any())
-    near = near_in(repository, found.samples, version.schema, progress) if has_images else None
+    near = near_in(repository, found.samples, version.schema) if has_images else None
     return Spread(found.groups, near)
 
 

@@ -9,17 +9,22 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from datasetops.active_learning.candidates import Candidates, find_candidates
+from datasetops.active_learning.candidates import find_candidates
+from datasetops.active_learning.learner import features
 from datasetops.active_learning.pool import UNLABELED, Ints
-from datasetops.active_learning.signals import _embeddings as embedded
-from datasetops.active_learning.simulate import Replay, Simulation, shares_by_group, simulate
+from datasetops.active_learning.replays import Simulation, shares_by_group
+from datasetops.active_learning.simulate import Replay, simulate
+from datasetops.active_learning.simulate_boxes import BoxReplay, box_replay, simulate_boxes
+from datasetops.audits.base import AuditContext
 from datasetops.audits.label_probabilities import grouped_with_copies
+from datasetops.audits.run import Embeddings
 from datasetops.errors import DatasetOpsError
 from datasetops.manifest import Repository, Version
 from datasetops.progress import Progress, no_progress
 
 TEST_SHARE: Final = 0.2
 _TEST: Final = "test"  # the split that is measured on
+_CLASS: Final = "classification"
 
 
 def simulate_version(
@@ -30,45 +35,41 @@ def simulate_version(
     budgets: Sequence[int],
     seeds: int = 10,
     learner: str = "probe",
+    batch: int | None = None,
     model: str | None = None,
     noise_from: Version | None = None,
     flip: float = 0.0,
     test_share: float = TEST_SHARE,
     progress: Progress = no_progress,
 ) -> Simulation:
-    """See `simulate`; chance is always replayed too. Items are the images to which people gave one class.
+    """See `simulate`, and `simulate_boxes` where the schema asks for no class of images; chance is always replayed too.
 
     Measured on the split `test` where it has labels and is not sealed, else on a part drawn anew for each seed, whole
     groups and copies together. Embeddings are those of `model`, the repository's unless told. Labeling gives what
     `noise_from`, another version of the same samples, says, and a share `flip` of labels is replaced by another class;
-    accuracy is always that on the labels of `version`. Raises DatasetOpsError where there is nothing to replay.
+    accuracy is always that on the labels of `version`. Raises DatasetOpsError where there is nothing to replay,
+    ValueError for arguments that cannot be.
     """
     if not 0 <= flip < 1:
         raise ValueError(f"flip: expected a share from 0 to below 1; got {flip}")
     if not 0 < test_share < 1:
         raise ValueError(f"test share: expected a share between 0 and 1; got {test_share}")
-    found = _labeled(repository, version)
-    truth = found.pool.labels
-    classes = found.pool.classes
-    revealed = truth if noise_from is None else _of_other(repository, noise_from, found)
-    revealed = flipped(revealed, flip, classes, np.random.default_rng(0))
-    features, _ = embedded(repository, found, model or repository.settings.model, progress)
-    groups = grouped_with_copies(found.samples).to_numpy(np.int64)
-    rows = np.flatnonzero(truth >= 0)
-    tested = rows[(found.samples["split"] == _TEST).to_numpy()[rows]]
-    test = (tested,) if len(tested) else shares_by_group(groups, test_share, seeds, rows)
-    replay = Replay(features, np.where(truth >= 0, revealed, UNLABELED), truth, classes, test, groups)
+    reference = model or repository.settings.model
+    names = [*strategies, "random"]
+    jobs, cache = repository.settings.jobs, repository.cache / "simulations"
+    if _CLASS not in version.schema.kinds:
+        if noise_from is not None or flip or batch is not None or learner != "probe":
+            raise ValueError("noise, batch and learner are for classes; what this version asks for is boxes")
+        boxed = _boxed(repository, version, reference, seeds, test_share, progress)
+        return simulate_boxes(
+            boxed, strategies=names, budgets=budgets, seeds=seeds, jobs=jobs, cache=cache, progress=progress
+        )
+    replay, notes = _labeled(repository, version, reference, noise_from, flip, seeds, test_share, progress)
     done = simulate(
-        replay,
-        strategies=[*strategies, "random"],
-        budgets=budgets,
-        seeds=seeds,
-        learner=learner,
-        jobs=repository.settings.jobs,
-        cache=repository.cache / "simulations",
+        replay, strategies=names, budgets=budgets, seeds=seeds, learner=learner, batch=batch, jobs=jobs, cache=cache,
         progress=progress,
-    )
-    return replace(done, notes=(*found.notes, *done.notes))
+    )  # fmt: skip
+    return replace(done, notes=(*notes, *done.notes))
 
 
 def flipped(labels: Ints, share: float, classes: int, rng: np.random.Generator) -> Ints:
@@ -78,29 +79,73 @@ def flipped(labels: Ints, share: float, classes: int, rng: np.random.Generator) 
     return np.where(wrong, other, labels)
 
 
-def _labeled(repository: Repository, version: Version) -> Candidates:
-    """Samples of a version, of which those with a class count."""
+def _labeled(
+    repository: Repository,
+    version: Version,
+    reference: str,
+    noise_from: Version | None,
+    flip: float,
+    seeds: int,
+    test_share: float,
+    progress: Progress,
+) -> tuple[Replay, tuple[str, ...]]:
+    """The samples to which people gave one class, and what was left out."""
     found = find_candidates(repository, version, None, labeled_too=True)
     rows = np.flatnonzero(found.pool.labels >= 0)
-    known = len(np.unique(found.pool.labels[rows]))
+    samples, truth, classes = found.samples.iloc[rows].reset_index(drop=True), found.pool.labels[rows], found.classes
+    known = len(np.unique(truth))
     if known < 2:
         raise DatasetOpsError(
             f"{version.name} has {len(rows):,} images with one class by people, of {known} classes: there is nothing to "
             "replay.",
             remedy="Take a version that is labeled; a few hundred labels show something, a few thousand more.",
         )
-    pool = replace(found.pool, candidates=rows, covered=np.empty(0, np.int64))
-    return replace(found, pool=pool)
+    revealed = truth if noise_from is None else _said(repository, noise_from, samples, classes)
+    revealed = flipped(revealed, flip, len(classes), np.random.default_rng(0))
+    seen = features(Embeddings(repository, reference, samples, progress)())
+    groups = grouped_with_copies(samples).to_numpy(np.int64)
+    test = _test(samples, groups, test_share, seeds)
+    return Replay(seen, revealed, truth, len(classes), test, groups), found.notes
 
 
-def _of_other(repository: Repository, other: Version, found: Candidates) -> Ints:
+def _boxed(
+    repository: Repository, version: Version, reference: str, seeds: int, test_share: float, progress: Progress
+) -> BoxReplay:
+    table = version.table("samples").to_pandas()
+    samples = table[~table["split"].isin(version.commit.sealed)].reset_index(drop=True)
+    rows = version.labels().to_pandas()
+    annotations = rows[rows["sample_id"].isin(samples["sample_id"])].reset_index(drop=True)
+    embeddings = Embeddings(repository, reference, samples, progress)
+    context = AuditContext(
+        samples=samples,
+        annotations=annotations,
+        schema=version.schema,
+        images=embeddings.images,
+        embeddings=embeddings,
+        jobs=repository.settings.jobs,
+        progress=progress,
+        memo={"model_cache": repository.settings.cache},
+    )
+
+    def test(rows: Ints) -> tuple[Ints, ...]:
+        chosen = samples.iloc[rows]
+        return _test(chosen, grouped_with_copies(samples).to_numpy(np.int64)[rows], test_share, seeds)
+
+    return box_replay(context, test)
+
+
+def _test(samples: pd.DataFrame, groups: Ints, share: float, seeds: int) -> tuple[Ints, ...]:
+    """Rows to measure on: the split `test`, else a part for each seed."""
+    rows = np.flatnonzero((samples["split"] == _TEST).to_numpy())
+    return (rows,) if len(rows) else shares_by_group(groups, share, seeds)
+
+
+def _said(repository: Repository, other: Version, samples: pd.DataFrame, classes: tuple[str, ...]) -> Ints:
     """What another version says of the same samples (N,)."""
     theirs = find_candidates(repository, other, None, labeled_too=True)
-    names = pd.Index(theirs.classes).get_indexer(pd.Index(found.classes))
-    code = np.full(len(theirs.classes) + 1, UNLABELED, np.int64)  # the last one for no label
-    code[names[names >= 0]] = np.flatnonzero(names >= 0)
-    place = pd.Index(theirs.samples["sample_id"]).get_indexer(found.samples["sample_id"])
-    said = np.where(place >= 0, code[theirs.pool.labels[place]], UNLABELED)
+    place = pd.Index(theirs.samples["sample_id"]).get_indexer(samples["sample_id"])
+    code = np.append(pd.Index(classes).get_indexer(pd.Index(theirs.classes)), UNLABELED)  # the last one for no label
+    said = np.where(place >= 0, code[theirs.pool.labels[place]], UNLABELED).astype(np.int64)
     if not (said >= 0).any():
         raise DatasetOpsError(
             f"{other.name} says nothing of the samples that are replayed.",

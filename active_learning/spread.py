@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,9 @@ class Spread:
 
         The strategy is asked again for what was refused. Shares of groups grow where nothing else is left.
         """
-        rows, scores, reasons = [], [], []
+        rows: list[int] = []
+        scores: list[float] = []
+        reasons: list[str] = []
         cap = self._cap(pool, n + len(already))
         aside: list[Ints] = []
         while len(rows) < n:
@@ -106,7 +108,7 @@ class Spread:
             self.refused[reason] = self.refused.get(reason, 0) + number
 
 
-def near_in(repository: Repository, samples: pd.DataFrame, schema: LabelSchema, progress: Callable[..., Any]) -> Near:
+def near_in(repository: Repository, samples: pd.DataFrame, schema: LabelSchema) -> Near:
     """Finds near-duplicates among rows of `samples` (sample_id, uri, sha256) by their pictures."""
 
     def near(rows: Ints) -> npt.NDArray[np.int64]:
@@ -120,7 +122,6 @@ def near_in(repository: Repository, samples: pd.DataFrame, schema: LabelSchema, 
             images=StoredImages(repository, chosen["uri"].tolist()),
             embeddings=lambda: np.empty((0, 0), np.float32),
             jobs=repository.settings.jobs,
-            progress=progress,
         )
         copies = chosen.groupby("sha256", sort=False).indices.values()
         same = [(int(places[0]), int(place)) for places in copies for place in places[1:]]
@@ -135,8 +136,8 @@ def _beside(pool: Pool, rows: Ints) -> Ints:
         return np.empty(0, np.int64)
     k = min(_NEAREST, len(pool.covered))
     own = pool.embeddings[rows]
-    best_rows = np.empty((len(rows), 0), np.int64)
-    best = np.empty((len(rows), 0), np.float32)
+    best_rows: Ints = np.empty((len(rows), 0), np.int64)
+    best: npt.NDArray[np.float32] = np.empty((len(rows), 0), np.float32)
     step = max(1, _BLOCK // max(1, pool.embeddings.shape[1]))
     for start in range(0, len(pool.covered), step):
         block = pool.covered[start : start + step]

@@ -70,12 +70,12 @@ def uncertainty_of(
     if strategy == "scores":
         if scores is None:
             raise DatasetOpsError("scores takes a table of your own.", remedy="Name it with --scores FILE.")
-        return scores.reindex(ids).to_numpy(np.float64)
+        return np.asarray(scores.reindex(ids), np.float64)
     if strategy == "disagreement":
         kind = next((kind for kind in KINDS if kind in version.schema.kinds), KINDS[0])
         table = disagreement_scores(keep_disagreement(repository, version, kind)[1])
         known = pd.Series(table["score"].to_numpy(), index=table["sample_id"].to_pylist(), dtype=np.float64)
-        return known.reindex(ids).to_numpy(np.float64)
+        return np.asarray(known.reindex(ids), np.float64)
     if strategy == EXPECTED_GAIN.name:
         return _expected(repository, version, pool)
     if len(predictions) != 1:

@@ -11,6 +11,7 @@ from datasetops.cli import (
     data,
     demo,
     doctor,
+    evaluate,
     gate,
     label,
     loop,
@@ -21,6 +22,7 @@ from datasetops.cli import (
     schemas,
     select,
     simulate,
+    train,
     versions,
 )
 from datasetops.cli.session import set_globals
@@ -46,6 +48,8 @@ for module in (
     label,
     qa,
     gate,
+    train,
+    evaluate,
     doctor,
     demo,
 ):

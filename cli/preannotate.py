@@ -172,9 +172,10 @@ def preannotate(
     for line in notes(made):
         session.say(line)
     answer = made.as_dict() | {"dry_run": dry_run} | ({} if cost is None else {"cost": cost.as_dict()})
-    lines = dry_lines(made) if dry_run else result_lines(made, chosen.name, chosen.schema, task)
+    newest = made.version or repository.version(named["branch"]).name
+    lines = dry_lines(made) if dry_run else result_lines(made, newest, chosen.schema, task)
     if disagreement and not dry_run:
-        seen = repository.version(made.version or chosen.name)
+        seen = repository.version(newest)
         kept = _disagreement(repository, seen, made, task, mapping)
         answer["disagreement"] = kept
         lines += disagreement_lines(kept, seen.name)

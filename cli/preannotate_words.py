@@ -18,8 +18,9 @@ _SHOWN: Final = 8  # names, samples or faults listed
 _PARTS: Final = 5  # classes and slices listed that are below the target
 
 
-def result_lines(made: PreannotateResult, asked: str, schema: LabelSchema, task: str | None) -> list[str]:
-    """What was done, and the commands for what is left to people, the most useful first. `asked` is the version's name."""
+def result_lines(made: PreannotateResult, newest: str, schema: LabelSchema, task: str | None) -> list[str]:
+    """What was done, and the commands for what is left to people, the most useful first. `newest` is the version that
+    was to be changed."""
     head = f"{made.model.label}: {made.asked:,} samples asked about"
     head += f", {made.computed:,} images computed, {made.known:,} known before."
     lines = [head]
@@ -30,7 +31,7 @@ def result_lines(made: PreannotateResult, asked: str, schema: LabelSchema, task:
         given = sorted(made.by_class.items(), key=lambda item: (-item[1], item[0]))
         lines += table(given, header=("class", "given"))
     if made.version is None:
-        lines.append(f"Nothing in {asked} has to change.")
+        lines.append(f"Nothing in {newest} has to change.")
     else:
         told = ", ".join(f"{made.counts[name]:,} {word}" for name, word in _WORDS.items() if made.counts.get(name))
         lines.append(f"{made.version}: {told} annotations.")
@@ -56,7 +57,7 @@ def _next(made: PreannotateResult, version: str, schema: LabelSchema, task: str 
     ]
     if "classification" not in kinds:
         lines = ["Next:", f"  dsops label push {version}{rest}"]
-    if rest and made.qa_plan is None:
+    if rest and made.qa_plan is None and made.by_class:
         lines.append(
             f"  dsops label push {version} --where \"source = 'model'\"    # what was written, to be corrected"
         )

@@ -70,6 +70,8 @@ def select(
 
     Without --predictions or --probabilities a small model on embeddings learns from the labels so far.
     """
+    import pyarrow as pa
+
     from datasetops.active_learning.minutes import parse_budget
     from datasetops.active_learning.select import select as choose
     from datasetops.active_learning.strategies import STRATEGIES
@@ -117,7 +119,9 @@ def select(
         {"sample_id": name, "score": score, "reason": reason, "random": name in at_random}
         for name, score, reason in zip(made.samples, made.scores, made.reasons, strict=True)
     ]
-    shown = [(item["sample_id"], item["reason"]) for item in picked[:_SHOWN]]
+    first = chosen.state("samples").rows(pa.array(made.samples[:_SHOWN], pa.string()), ["sample_id", "uri"])
+    uris = dict(zip(first["sample_id"].to_pylist(), first["uri"].to_pylist(), strict=True))
+    shown = [(uris.get(item["sample_id"]) or item["sample_id"], item["reason"]) for item in picked[:_SHOWN]]
     lines += table(shown, header=("first", "why"))
     if len(picked) > _SHOWN:
         lines.append(f"… and {len(picked) - _SHOWN:,} more; --json lists them all.")

@@ -28,6 +28,9 @@ def simulate(
     budgets: Annotated[str, typer.Option(help="Labels in all at which accuracy is measured.")] = _BUDGETS,
     seeds: Annotated[int, typer.Option(min=1, help="Replays of each strategy.")] = 10,
     learner: Annotated[str, typer.Option(help="What learns from the labels: probe or fewshot.")] = "probe",
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Learn anew after so many labels; at each budget unless told.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="For embeddings: builtin:NAME, hf:NAME or local:DIR.")] = None,
     noise_from: Annotated[
         str | None, typer.Option(help="A version whose labels are those that labeling gives.")
@@ -60,6 +63,7 @@ def simulate(
         budgets=_numbers(budgets),
         seeds=seeds,
         learner=learner,
+        batch=batch,
         model=model,
         noise_from=repository.version(noise_from) if noise_from else None,
         flip=flip,

@@ -66,16 +66,15 @@ class FewShotLabeler:
     ) -> Iterator[tuple[int, Outcome | Fault]]:
         if not wanted:
             return
-        others = sorted({item.key: item.uri for item in items if item.key not in self._taught}.items())
-        known = [(key, one.uri) for key, one in sorted(self._taught.items())]
-        everything = [Item(key, uri) for key, uri in [*known, *others]]
+        known = sorted(self._taught)
+        everything = self._everything(items)
         features = self._features(everything, progress, kept=True)
         codes = {name: code for code, name in enumerate(self._classes)}
         labels = np.full(len(everything), -1, dtype=np.int64)
         groups = np.array([item.key for item in everything], dtype=object).astype(str)
-        for row, (key, _) in enumerate(known):
+        for row, key in enumerate(known):
             labels[row] = codes[self._taught[key].label]
-        groups[: len(known)] = [self._taught[key].group for key, _ in known]
+        groups[: len(known)] = [self._taught[key].group for key in known]
         found = learn(
             features, labels, len(self._classes), groups=groups, jobs=self._repository.settings.jobs, progress=progress
         )
@@ -90,15 +89,35 @@ class FewShotLabeler:
             best = self._classes[int(chances.argmax())]
             yield index, Outcome(ImageSize(0, 0), (Prediction(_KIND, best, min(scores[best], 1.0), scores=scores),))
 
+    beside = "learning from the labels"
+
+    def to_look_at(self, items: Sequence[Item]) -> list[Item]:
+        everything = self._everything(items)
+        keys = [item.key for item in everything]
+        seen = np.ones(len(keys), dtype=bool)
+        for embedder in self._embedders:
+            vectors = np.empty((len(keys), embedder.dim), dtype=np.float32)
+            seen &= self._cache(embedder).fetch(keys, vectors)
+        return [everything[row] for row in np.flatnonzero(~seen)]
+
     def trial(self, items: Sequence[Item]) -> int:
         return int((~np.isnan(self._features(items, no_progress, kept=False).sum(axis=1))).sum())
+
+    def _everything(self, items: Sequence[Item]) -> list[Item]:
+        """Each image once: those with labels first, by digest, then the other items."""
+        others = {item.key: item.uri for item in items if item.key not in self._taught}
+        known = [Item(key, one.uri) for key, one in sorted(self._taught.items())]
+        return known + [Item(key, uri) for key, uri in sorted(others.items())]
+
+    def _cache(self, embedder: Embedder) -> EmbeddingCache:
+        return EmbeddingCache(self._repository.cache / "embeddings", embedder.digest)
 
     def _features(self, items: Sequence[Item], progress: Progress, *, kept: bool) -> npt.NDArray[np.float32]:
         """Embeddings (N, D) by all networks side by side; of several, each is brought to the same spread."""
         parts = []
         uris = [item.uri for item in items]
         for reference, embedder in zip(self._references, self._embedders, strict=True):
-            cache = EmbeddingCache(self._repository.cache / "embeddings", embedder.digest) if kept else None
+            cache = self._cache(embedder) if kept else None
             vectors = embed_images(
                 embedder, [item.key for item in items], lambda row: self._read(uris[row]),
                 cache=cache, jobs=self._repository.settings.jobs, progress=progress,

@@ -55,6 +55,18 @@ class Labeler(Protocol):
         """Do for a few items what `label` does for each, and keep nothing. Returns how many images could be read."""
 
 
+@runtime_checkable
+class Learner(Protocol):
+    """A labeler that looks at other images too than those that it is asked about."""
+
+    def to_look_at(self, items: Sequence[Item]) -> list[Item]:
+        """Images that it has not looked at yet, of those that it learns from and of the items."""
+
+    @property
+    def beside(self) -> str:
+        """What else it does before it answers, in words."""
+
+
 @dataclass(frozen=True)
 class EngineLabeler:
     """A predictor on an engine. `make` opens it where the engine's workers are; in this process it is the predictor.

@@ -52,7 +52,7 @@ class ClassMapping:
             "mapped": {name: found for name, found in self.classes.items() if found is not None},
             "unmapped": list(self.unmapped),
             "ambiguous": {name: list(found) for name, found in self.ambiguous.items()},
-            "unreached": list(self.unreached(classes)),
+            "unreached": list(self.unreached(classes)) if self.classes else [],
             "digest": self.digest,
         }
 
@@ -98,6 +98,8 @@ def read_mapping(path: Path, vocabulary: Sequence[str], schema: LabelSchema) -> 
     chosen, ambiguous = dict(default.classes), dict(default.ambiguous)
     for key, value in document.value.items():
         where = f"{name}, line {document.key_lines.get((key,), 1)}"
+        if not chosen:
+            raise FormatError(f"{where}: the model names no classes.", remedy="Leave out --mapping.")
         if str(key) not in chosen:
             raise FormatError(
                 f"{where}: the model has no name {str(key)!r}.",
@@ -142,6 +144,10 @@ def choose_mapping(
             )
     names = schema.class_names if vocabulary is None else vocabulary
     found = read_mapping(file, names, schema) if file else default_mapping(names, schema.class_names)
+    if classes and not names:
+        raise ModelError(
+            f"The model {model!r} names no classes, so none can be asked of it.", remedy="Leave out --classes."
+        )
     if classes:
         missing = found.unreached(classes)
         if missing:

@@ -80,7 +80,8 @@ def judged_kind(kinds: tuple[str, ...]) -> tuple[str, ...]:
     raise ModelError(
         f"A precision is promised of one kind of annotation, {' or '.join(KINDS)}; the model gives "
         f"{' and '.join(kinds)}.",
-        remedy="Name it with --task, or give a --threshold of your own.",
+        remedy=("Name it with --task, or g" if any(kind in KINDS for kind in kinds) else "G")
+        + "ive a --threshold of your own.",
     )
 
 

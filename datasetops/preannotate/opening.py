@@ -61,6 +61,8 @@ def open_labeler(
     opener = partial(open_predictor, reference, **told, **options)
     predictor = opener(prompts=asked)
     if predictor.vocabulary is not None:
+        if prompts is not None and boxes is None:
+            raise ValueError(f"--prompts: {predictor.name!r} cannot be asked for anything in words")
         asked = None
     elif prompts is None and task is None and predictor.kinds[0] != _first_kind(version.schema):
         asked = prompts_from_schema(version.schema, kind=predictor.kinds[0])  # its texts are others for other kinds

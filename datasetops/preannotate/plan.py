@@ -93,8 +93,8 @@ def plan(head: Version, new: pa.Table, answered: pa.Array, rules: RowRules) -> P
     """What has to change in `head` so that it says of the samples in `answered` what `new` (rows of ANNOTATIONS) says.
 
     Kept as they are: all rows that people made, the samples where they did, rows of models that somebody changed since,
-    and rows of others that a model gave for classes which this one was not asked for or cannot name. One
-    class an image: the newest model's. Rows of this very model that it no longer predicts go.
+    and rows that another model gave for classes which this one was not asked for or cannot name, unless the
+    image has one class and this one says which. Rows of this very model that it no longer predicts go.
     """
     by_people = labeled_by_people(head, rules.kinds)
     rows = head.labels(["annotation_id", "sample_id", "kind", "label", "source", "model", "event_id", "answer"])
@@ -124,7 +124,7 @@ def plan(head: Version, new: pa.Table, answered: pa.Array, rules: RowRules) -> P
         own = _isin(rows["label"], pa.array(rules.asked)) if rules.asked else np.ones(len(rows), bool)
         in_reach |= _kind(rows, kind) & np.where(mine, own, others)
     again = _isin(rows["sample_id"], _flat(new.filter(pc.equal(new["kind"], _CLASS))["sample_id"]))
-    stale = written & (np.where(one_class & ~mine, again, in_reach)) & _open(rows, closed)
+    stale = written & (in_reach | (one_class & ~mine & again)) & _open(rows, closed)
     stale &= ~_isin(rows["annotation_id"], _flat(new["annotation_id"]))
     remove = _flat(rows.filter(pa.array(stale))["annotation_id"]).to_pylist()
     stayed = pc.count_distinct(rows.filter(pa.array(touched))["sample_id"]).as_py()

@@ -34,6 +34,7 @@ _NAMES: Final = b"names"  # of the columns of `scores`, in a file's metadata
 SCORE_PLACES: Final = 5  # decimals: below it scores differ with what else was in the batch
 _PLACES: Final = 2  # decimals of a pixel, for the same reason
 _ID_DIGITS: Final = 12  # of a model's digest that rows and people are told
+_DIGITS: Final = 6  # by so many a model may be named; fewer may fit several by chance
 
 # One row a prediction, best first within an image. `item` is the image's row in `Stored.images`, `rank` its place.
 PREDICTIONS: Final = pa.schema(
@@ -183,7 +184,7 @@ def find_model(repository: Repository, text: str) -> ModelInfo:
     for found in (
         [model for model in models if model.label == text],
         named,
-        [model for model in models if len(wanted) >= 6 and model.digest.startswith(wanted)],
+        [model for model in models if len(wanted) >= _DIGITS and model.digest.startswith(wanted)],
     ):
         if len(found) == 1:
             return found[0]
@@ -191,6 +192,7 @@ def find_model(repository: Repository, text: str) -> ModelInfo:
             labels = ", ".join(model.label for model in found)
             raise NotFoundError(f"{text!r} may be any of {len(found)} models.", remedy=f"Name one of: {labels}.")
     remedy = did_you_mean(text, [model.label for model in models], noun="models with predictions")
+    remedy += f" Of a digest at least {_DIGITS} digits are needed." * (len(wanted) < _DIGITS)
     raise NotFoundError(f"No predictions of a model {text!r} are kept.", remedy=remedy)
 
 

@@ -19,7 +19,7 @@ from datasetops.manifest.repository import MAIN
 from datasetops.models.predictor import Predictor, Prompts
 from datasetops.preannotate.auto_accept import ensure_plan, mark
 from datasetops.preannotate.cost import Cost, estimate
-from datasetops.preannotate.labelers import EngineLabeler, Labeler
+from datasetops.preannotate.labelers import EngineLabeler, Labeler, Learner
 from datasetops.preannotate.mapping import ClassMapping, choose_mapping
 from datasetops.preannotate.measure import judged_kind, plain
 from datasetops.preannotate.outlines import Outlines
@@ -166,8 +166,10 @@ def preannotate(
         known=len(items) - len(missing),
     )
     if dry_run:
-        cost = estimate(labeler, [items[index] for index in missing], price_per_hour=price_per_hour)
-        return replace(facts, cost=cost)
+        left, beside = [items[index] for index in missing], None
+        if missing and isinstance(labeler, Learner):
+            left, beside = labeler.to_look_at(items), labeler.beside
+        return replace(facts, cost=estimate(labeler, left, price_per_hour=price_per_hour, beside=beside))
     first = Event(EVENT, repository.settings.actor)
     marked = mark(target_precision) if auto_accept and target_precision is not None else None
     rules = RowRules(model, mapped, version.schema, kinds, thresholds, first.event_id, tuple(classes), outlines, marked)

@@ -142,7 +142,8 @@ def _model(repository: Repository, reference: str, kind: str) -> ModelInfo:
     if kind not in model.kinds:
         raise NotFoundError(
             f"{model.label} gives {' and '.join(model.kinds)}, no {kind}.",
-            remedy=f"Name a model that gives a {kind}; dsops preannotate keeps what one says.",
+            remedy=f"Name a model that gives a {kind}; dsops preannotate keeps what one says."
+            + " To choose by boxes take --strategy box_sum." * (kind == "classification" and "box" in model.kinds),
         )
     return model
 

@@ -81,9 +81,10 @@ def explain_plan(plan: QaPlan) -> list[str]:
 def explain_result(plan: QaPlan, result: QaResult) -> list[str]:
     """Sentences that say what the verdicts prove."""
     sure = f"{result.confidence:.0%}"
+    of = result.version if plan.where is None else f"these {result.population:,} samples of {result.version}"
     verdicts = {
-        "accept": f"ACCEPT: with {sure} confidence at most {_percent(result.limit)} of {result.version} is wrong.",
-        "reject": f"REJECT: with {sure} confidence more than {_percent(result.limit)} of {result.version} is wrong.",
+        "accept": f"ACCEPT: with {sure} confidence at most {_percent(result.limit)} of {of} is wrong.",
+        "reject": f"REJECT: with {sure} confidence more than {_percent(result.limit)} of {of} is wrong.",
         "inconclusive": "INCONCLUSIVE: neither claim is proven.",
         "unfinished": f"UNFINISHED: {result.left:,} items of stage {result.stage} have no verdict yet.",
     }

@@ -93,7 +93,7 @@ def test_what_is_out_for_labeling_is_left_out(pool: Repository) -> None:
     made = select(pool, pool.version(), n=9, strategy="random")
     assert set(made.samples) == {"e", "f"}
     assert made.notes == (
-        "3 samples are out for labeling and were left out.",
+        "Left out: 3 samples that are out for labeling.",
         "9 were asked for, and the pool has 2.",
     )
     with pytest.raises(DatasetOpsError, match="nothing left"):
@@ -105,7 +105,16 @@ def test_sealed_splits_are_not_chosen_from(pool: Repository) -> None:
     pool.commit(Change(samples=[kept], sealed=["test"]), message="sealed")
     made = select(pool, pool.version(), n=9, strategy="random")
     assert "t" not in made.samples
-    assert "1 samples are in a sealed split and were left out." in made.notes
+    assert "Left out: 1 samples of sealed splits." in made.notes
+
+
+def test_what_models_are_judged_on_is_chosen_on_request_only(pool: Repository) -> None:
+    rows = [{"sample_id": "b", "uri": "b.png", "width": 8, "height": 8, "split": "validation"}]
+    pool.commit(Change(samples=rows), message="split")
+    made = select(pool, pool.version(), n=9, strategy="random")
+    assert set(made.samples) == set("cdef")
+    assert "Left out: 1 samples of splits that models are judged on (validation, val, test)." in made.notes
+    assert select(pool, pool.version(), n=9, strategy="random", where="split = 'validation'").samples == ("b",)
 
 
 def test_errors_say_what_is_missing(pool: Repository) -> None:
@@ -173,7 +182,7 @@ def doubts(repository: Repository) -> pd.DataFrame:
 def test_quotas_are_fulfilled_and_the_rest_goes_by_score(lit: Repository) -> None:
     made = select(lit, lit.version(), n=8, strategy="margin", probabilities=doubts(lit), quotas=["light=night:50%"],
                   spread=False)  # fmt: skip
-    assert NIGHT <= set(made.samples)
+    assert set(made.samples) >= NIGHT
     assert set(made.samples) - NIGHT == {"s01", "s02", "s03", "s04"}
     assert made.reasons[made.samples.index("s30")].endswith("; for the quota light=night")
     short = select(lit, lit.version(), n=8, strategy="margin", probabilities=doubts(lit), quotas=["light=night:6"])
@@ -200,7 +209,9 @@ def test_the_random_arm_is_drawn_from_the_whole_pool_and_mixed_in(lit: Repositor
                       seed=seed, spread=False)  # fmt: skip
         assert len(made.random) == 3
         assert len(set(made.samples)) == 10
-        assert [score for name, score in zip(made.samples, made.scores, strict=True) if name in made.random] == [None] * 3
+        assert [score for name, score in zip(made.samples, made.scores, strict=True) if name in made.random] == [
+            None
+        ] * 3
         for name in made.random:
             drawn[int(name[1:])] += 1
     assert chisquare(drawn).pvalue > 0.001
@@ -214,13 +225,17 @@ def test_select_and_rounds_from_the_command_line(pool: Repository, tmp_path: Pat
     (tmp_path / "p.csv").write_text("\n".join(lines))
     place = ["-C", str(pool.root), "--json"]
     run = CliRunner().invoke
-    done = run(app, ["select", "v1", "--n", "4", "--strategy", "margin", "--probabilities", str(tmp_path / "p.csv"), *place])
+    done = run(
+        app, ["select", "v1", "--n", "4", "--strategy", "margin", "--probabilities", str(tmp_path / "p.csv"), *place]
+    )
     assert done.exit_code == 0, done.output
     assert {item["sample_id"] for item in json.loads(done.stdout)["samples"]} == {"b", "d", "e", "f"}
     label = {"annotation_id": "d/label", "sample_id": "d", "kind": "classification", "label": "dog", "source": "human"}
     pool.commit(Change(annotations=[label]), message="labeled")
     listed = json.loads(run(app, ["rounds", *place]).stdout)
-    assert [(item["round"], item["items"], item["labeled"]) for item in listed["rounds"]] == [("r1", 4, 1)]
+    (bought,) = listed["rounds"]
+    assert (bought["round"], bought["items"], bought["labeled"]) == ("r1", 4, 1)
+    assert bought["corrections"] == 1  # the file said cat
     assert run(app, ["label", "push", "v1", "--round", "r1", "--where", "true", *place]).exit_code == 2
     out = str(tmp_path / "t.zip")
     lost = run(app, ["label", "push", "v1", "--round", "r7", "--tool", "cvat", "--out", out, *place])

@@ -1,0 +1,166 @@
+"""Two models on the same items: what the second does better and worse, where, and on which items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from datasetops.audits.record import plain
+from datasetops.errors import ModelError
+from datasetops.evaluation.answers import ask, kind_of, open_source
+from datasetops.evaluation.evaluate import choose, refuse_nothing, refuse_trained_on
+from datasetops.evaluation.judging import judge
+from datasetops.evaluation.record import COMPARE
+from datasetops.evaluation.resampling import RESAMPLES
+from datasetops.evaluation.slices import difference, differences_by_slice, slice_values
+from datasetops.ledger import Event
+from datasetops.manifest import Repository, Version
+from datasetops.preannotate.labelers import Labeler
+from datasetops.preannotate.rows import DEFAULT_THRESHOLDS
+from datasetops.progress import Progress, no_progress
+from datasetops.records import canonical_json, sha256_hex
+
+_FOLDER: Final = "comparisons/"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` finds. `info` has plain values: models, items, metrics (each with `first`, `second`, `difference`
+    and its interval), slices (where the second loses most first), `worse` (names of slices where it loses a point or
+    more), flips (counts). `flips` has a row for each thing that people labeled and that one of them alone got right."""
+
+    info: Mapping[str, Any]
+    flips: pd.DataFrame
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(self.info)
+
+
+def compare(
+    repository: Repository,
+    version: Version,
+    first: str | Labeler,
+    second: str | Labeler,
+    *,
+    split: str | None = "test",
+    where: str | None = None,
+    task: str | None = None,
+    mapping: Path | None = None,
+    score: float | None = None,
+    sealed: bool = False,
+    resamples: int | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+    **options: Any,
+) -> Comparison:
+    """Judge two models on the samples that both answer, with paired intervals. Arguments and errors as in `evaluate`.
+
+    Raises ModelError where they give no kind in common.
+    """
+    part = choose(repository, version, split=split, where=where, sealed=sealed)
+    sources = [open_source(repository, version, model, task=task, **options) for model in (first, second)]
+    kind = kind_of(sources[0], version, task)
+    if kind not in sources[1].kinds:
+        raise ModelError(
+            f"The first model gives {kind}, the second {' and '.join(sources[1].kinds)}.",
+            remedy="Compare models of one task, or name one with --task.",
+        )
+    for source in sources:
+        refuse_trained_on(source, version, part.samples)
+    answers = [
+        ask(repository, version, source, part.samples, kind, mapping=mapping, progress=progress) for source in sources
+    ]
+    both = answers[0].answered & answers[1].answered
+    least = DEFAULT_THRESHOLDS.get(kind, 0.0) if score is None else score
+    labels = version.labels()
+    one, other = (
+        judge(replace(own, answered=both), part.samples, labels, version.schema, part.groups, score=least)
+        for own in answers
+    )
+    for judged, own in ((one, answers[0]), (other, answers[1])):
+        refuse_nothing(judged, own, version)
+    groups = part.groups[one.judged]
+    number = resamples or one.resamples or RESAMPLES
+    overall = {
+        name: difference(
+            metric,
+            other.metrics[name],
+            groups,
+            larger_is_better=name not in one.smaller,
+            resamples=number,
+            seed=seed,
+        ).as_dict()
+        for name, metric in one.metrics.items()
+    }
+    main, metric = next(iter(one.metrics.items()))
+    parts = slice_values(part.samples.iloc[one.judged].reset_index(drop=True), version.schema)
+    by_slice = differences_by_slice(
+        metric,
+        other.metrics[main],
+        parts,
+        groups,
+        larger_is_better=main not in one.smaller,
+        resamples=number,
+        seed=seed,
+    )
+    flips = _flips(one.things, other.things)
+    info = {
+        "version": version.name,
+        "commit": version.digest,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "first": answers[0].model.label,
+        "second": answers[1].model.label,
+        "split": split,
+        "where": where,
+        "kind": kind,
+        "items": {"chosen": len(part.samples), "judged": len(one.judged), "answered_by_one_only": _one_only(answers)},
+        "numbers": {name: [value, other.numbers[name]] for name, value in one.numbers.items()},
+        "metrics": overall,
+        "sliced_by": main,
+        "slices": [item.as_dict() for item in by_slice],
+        "worse": [item.name for item in by_slice if item.worse],
+        "flips": {str(name): int(count) for name, count in flips["flip"].value_counts().items()},
+        "sealed": list(part.sealed),
+        "looks": part.looks,
+    }
+    _keep(repository, info, {"score": least, "resamples": number, "seed": seed})
+    return Comparison(plain(info), flips)
+
+
+def _flips(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Things that one model alone got right, the lost ones first; both tables have the same things in one order."""
+    before, after = one["right"].to_numpy(bool), other["right"].to_numpy(bool)
+    frame = one.drop(columns=["right", "said"], errors="ignore")
+    if "said" in one:
+        frame = frame.assign(first=one["said"], second=other["said"])
+    frame = frame.assign(flip=np.select([before & ~after, ~before & after], ["right to wrong", "wrong to right"], ""))
+    changed = frame[frame["flip"] != ""]
+    return changed.sort_values("flip", kind="stable", ignore_index=True)
+
+
+def _one_only(answers: list[Any]) -> int:
+    return int((answers[0].answered ^ answers[1].answered).sum())
+
+
+def _keep(repository: Repository, info: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    record = canonical_json(plain(info))
+    key = f"{_FOLDER}{sha256_hex(record)[:16]}.json"
+    repository.store.put(key, record)
+    event = Event(
+        COMPARE,
+        repository.settings.actor,
+        inputs={"version": info["version"], "commit": info["commit"], "models": [info["first"], info["second"]]},
+        outputs={"files": {key: sha256_hex(record)}},
+        parameters={
+            **parameters,
+            **{name: info[name] for name in ("split", "where", "kind", "sealed")},
+            "looks_before": info["looks"],
+        },
+    )
+    repository.ledger.record(event)

@@ -1,0 +1,256 @@
+"""Train a model on a version by a recipe, and train it again to see whether the same comes out."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from datasetops.audits.record import plain
+from datasetops.errors import ConflictError, ModelError
+from datasetops.gate.status import require_accepted
+from datasetops.ledger import Event
+from datasetops.manifest import Repository, Version
+from datasetops.progress import Progress, no_progress
+from datasetops.records import canonical_json, sha256_hex
+from datasetops.training.data import Parts, choose_parts
+from datasetops.training.recipe import AnyRecipe, HeadRecipe, ProbeRecipe, parse_recipe
+from datasetops.training.record import (
+    WEIGHTS,
+    ModelRecord,
+    Trained,
+    code_identity,
+    load_model_record,
+    package_versions,
+    record_model,
+    samples_digest,
+)
+
+REPRODUCE: Final = "reproduce"
+_CHECKPOINTS: Final = "training"  # folder of the cache
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What training a model again gave. `differences`: metric, then what was recorded and what came out, where they differ
+    by more than the tolerance. `same_weights`: bit for bit. `changed`: what is not as it was, such as packages."""
+
+    model: str
+    tolerance: float
+    agrees: bool
+    same_weights: bool
+    metrics: Mapping[str, Any]
+    differences: Mapping[str, tuple[Any, Any]]
+    changed: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(plain(vars(self)))
+
+
+def train(
+    repository: Repository,
+    version: Version,
+    recipe: AnyRecipe,
+    *,
+    experiment: bool = False,
+    split: str = "train",
+    parent: str | None = None,
+    skip_unreadable: bool = False,
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> ModelRecord:
+    """Train on a split of an accepted version, and keep the model under the next free name.
+
+    `experiment` takes any version, and the record says so. `parent`: the model that this one is to replace, for the
+    record. A run that was stopped goes on where it was when it is started again with the same arguments; its checkpoints
+    are in the repository's cache until it ends. Where nothing was stopped, the same arguments give the same weights on
+    the same processor, packages and number of threads.
+
+    Raises RejectedError for a version that is not accepted and for a sealed split, NotFoundError for an empty split,
+    classes without examples, one class alone, and images that cannot be read (by name, unless `skip_unreadable`),
+    ModelError where the recipe cannot learn what the schema asks for, or where training diverges at once.
+    """
+    if not experiment:
+        require_accepted(repository, version, purpose="Training")
+    if parent is not None:
+        load_model_record(repository, parent)
+    threads = repository.settings.jobs
+    folder = _run_folder(repository, version, recipe, split, skip_unreadable, threads)
+    with _same_arithmetic(threads, recipe):
+        trained, parts = _train(repository, version, recipe, split, folder, skip_unreadable, device, progress)
+    record = record_model(
+        repository,
+        version,
+        trained,
+        split=split,
+        samples=parts.ids(),
+        recipe=recipe.model_dump(mode="json"),
+        recipe_digest=recipe.digest,
+        code=code_identity(),
+        environment=_environment(threads, trained),
+        seed=recipe.seed,
+        experiment=experiment,
+        skip_unreadable=skip_unreadable,
+        parent=parent,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return record
+
+
+def reproduce(
+    repository: Repository,
+    record: ModelRecord,
+    *,
+    tolerance: float = 0.0,
+    device: str | None = None,
+    progress: Progress = no_progress,
+) -> Reproduction:
+    """Train again from the record alone, and compare weights and metrics; the ledger keeps what came out.
+
+    Metrics agree that differ by `tolerance` at most. Raises ConflictError where the version is not the one that was
+    trained on, and what `train` raises.
+    """
+    version = repository.version(record.version)
+    if version.digest != record.commit:
+        raise ConflictError(
+            f"{version.name} is not the version that {record.name} was trained on.",
+            remedy="Put the repository back from a backup.",
+        )
+    recipe = parse_recipe(canonical_json(dict(record.recipe)), record.name)
+    threads = int(record.environment["threads"])
+    folder = repository.cache / _CHECKPOINTS / f"{record.name}-again"
+    shutil.rmtree(folder, ignore_errors=True)
+    chosen = device or str(record.environment["device"])
+    with _same_arithmetic(threads, recipe):
+        trained, parts = _train(
+            repository, version, recipe, record.split, folder, record.skip_unreadable, chosen, progress
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    changed = _changed(record, parts, _environment(threads, trained))
+    differences = _differences(record.metrics, plain(dict(trained.metrics)), tolerance)
+    same = sha256_hex(trained.weights) == record.files[WEIGHTS].sha256
+    found = Reproduction(record.name, tolerance, not differences, same, trained.metrics, differences, changed)
+    event = Event(
+        REPRODUCE,
+        repository.settings.actor,
+        inputs={"version": version.name, "commit": version.digest, "model": record.name, "digest": record.digest},
+        outputs={"agrees": found.agrees, "same_weights": same, "metrics": plain(dict(trained.metrics))},
+        parameters={"tolerance": tolerance, "changed": list(changed)},
+    )
+    repository.ledger.record(event)
+    return found
+
+
+def _train(
+    repository: Repository, version: Version, recipe: AnyRecipe, split: str, folder: Path, skip: bool, device: str,
+    progress: Progress,
+) -> tuple[Trained, Parts]:  # fmt: skip
+    parts = choose_parts(version, split, recipe)
+    if isinstance(recipe, ProbeRecipe):
+        from datasetops.training.probe import train_probe
+
+        return train_probe(repository, version, parts, recipe, skip_unreadable=skip, progress=progress)
+    if isinstance(recipe, HeadRecipe):
+        try:
+            from datasetops.training.head import train_head
+        except ImportError:
+            raise ModelError("Recipes of the kind head cannot be trained yet.", remedy="Take a probe.") from None
+        return train_head(
+            repository, version, parts, recipe, folder, skip_unreadable=skip, device=device, progress=progress
+        )
+    raise ModelError("Recipes of the kind finetune cannot be trained yet.", remedy="Take a probe or a head.")
+
+
+def _run_folder(
+    repository: Repository, version: Version, recipe: AnyRecipe, split: str, skip: bool, threads: int
+) -> Path:
+    """The same for the same training, whichever process does it."""
+    parts = [version.digest, recipe.digest, split, skip, threads, code_identity(), package_versions()]
+    return repository.cache / _CHECKPOINTS / sha256_hex(canonical_json(parts))[:16]
+
+
+@contextmanager
+def _same_arithmetic(threads: int, recipe: AnyRecipe) -> Iterator[None]:
+    """A fixed number of threads for NumPy, and for torch where it trains: sums are rounded otherwise with another."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(threads):
+        if isinstance(recipe, ProbeRecipe):
+            yield
+            return
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def _environment(threads: int, trained: Trained) -> dict[str, Any]:
+    told = {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "packages": package_versions(),
+        "threads": threads,
+        "device": "cpu",
+    }
+    return told | dict(trained.environment)
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _changed(record: ModelRecord, parts: Parts, now: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is not as it was when the model was trained, and may be why numbers differ."""
+    before = json.loads(canonical_json(plain(dict(record.environment))))
+    found = []
+    for name in ("python", "machine", "processor", "device"):
+        if before.get(name) != now[name]:
+            found.append(f"{name}: {before.get(name)}, now {now[name]}")
+    packages = before.get("packages", {})
+    for name in sorted(set(packages) | set(now["packages"])):
+        if packages.get(name) != now["packages"].get(name):
+            found.append(f"{name}: {packages.get(name)}, now {now['packages'].get(name)}")
+    if dict(record.code) != code_identity():
+        found.append("the code that trains")
+    if samples_digest(parts.ids()["train"]) != record.samples_digest:
+        found.append("the samples that are trained on")
+    return tuple(found)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], tolerance: float) -> dict[str, tuple[Any, Any]]:
+    """Numbers by their dotted name that are farther apart than the tolerance, or only in one of the two."""
+    one, other = _flat(before), _flat(now)
+    return {
+        name: (one.get(name), other.get(name))
+        for name in sorted(set(one) | set(other))
+        if not _agree(one.get(name), other.get(name), tolerance)
+    }
+
+
+def _agree(one: Any, other: Any, tolerance: float) -> bool:
+    numbers = all(isinstance(value, int | float) for value in (one, other))
+    return math.isclose(one, other, rel_tol=0, abs_tol=tolerance) if numbers else one == other
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
