@@ -45,13 +45,13 @@ def chart(found: Mapping[str, Any]) -> str:
     strategies: Mapping[str, Any] = found["strategies"]
     lows = [value for one in strategies.values() for value in one["low"] or one["mean"]]
     highs = [value for one in strategies.values() for value in one["high"] or one["mean"]]
-    low, high = max(0.0, min(lows)), min(1.0, max(highs))
+    low, high = float(max(0.0, min(lows))), float(min(1.0, max(highs)))
     span = (high - low) or 1.0
-    logs = np.log(budgets)
+    logs = np.log(np.asarray(budgets, dtype=np.float64))
     reach = float(logs[-1] - logs[0]) or 1.0
 
     def across(place: int) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * float(logs[place] - logs[0]) / reach
+        return float(_LEFT + (_WIDTH - _LEFT - _RIGHT) * (logs[place] - logs[0]) / reach)
 
     def down(value: float) -> float:
         return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - (min(max(value, low), high) - low) / span)

@@ -61,7 +61,8 @@ class Simulation:
 class Work(Protocol):
     """What is replayed, but for its large arrays; small enough to be sent to processes."""
 
-    budgets: tuple[int, ...]
+    @property
+    def budgets(self) -> tuple[int, ...]: ...
 
     def run(self, arrays: Arrays, strategy: str, seed: int, stop: Any = None) -> Run:
         """`stop` is an event: once it is set, the run ends by KeyboardInterrupt."""
@@ -192,7 +193,7 @@ _here: dict[str, Any] = {}
 
 def _start(work: Work, folder: str, names: Sequence[str], stop: Any) -> None:
     """Of each process. An interrupt is for the one that started it, which sets `stop`."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in names}

@@ -159,7 +159,8 @@ def _usable(replay: Replay) -> npt.NDArray[np.bool_]:
 def _tested(replay: Replay, usable: npt.NDArray[np.bool_], seed: int) -> Ints:
     test = replay.test_of(seed)
     finite = np.isfinite(replay.features[test].sum(axis=1, dtype=np.float64))
-    return test[finite & (replay.truth[test] >= 0)]
+    kept: Ints = test[finite & (replay.truth[test] >= 0)]
+    return kept
 
 
 def _pool_rows(replay: Replay, usable: npt.NDArray[np.bool_], seed: int) -> npt.NDArray[np.bool_]:

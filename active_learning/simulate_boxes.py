@@ -166,7 +166,7 @@ class _Work:
         labels = np.full(n, UNLABELED, np.int64)  # boxes have no class of the whole image
         pool = Pool(len(self.classes), candidates, np.empty(0, np.int64), labels, embeddings=arrays["features"])
         detector: Detector | None = None
-        chosen = np.empty(0, np.int64)
+        chosen: Ints = np.empty(0, np.int64)
         measured, reasons = [], []
         for step, budget in enumerate(self.budgets):
             if stop is not None and stop.is_set():

@@ -47,7 +47,7 @@ def out_of_sample_detections(context: AuditContext) -> pd.DataFrame | None:
     `context.memo["dense_probe"]`. The same arguments give the same answer. `context.memo["model_cache"]` may name
     another folder for the network than the settings do. Raises ModelError where the network cannot be opened.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     plan = plan_detector(context)
     if isinstance(plan, str):

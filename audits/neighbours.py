@@ -122,7 +122,7 @@ def _search(
     progress: Progress,
 ) -> Neighbours:
     """The `k` nearest that are within `reach`; recall is measured on the `sampled` nearest."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     if vectors.ndim != 2 or vectors.dtype != np.float32:
         raise ValueError(f"vectors: expected (N, D) float32; got {vectors.shape} {vectors.dtype}")

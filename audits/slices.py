@@ -310,7 +310,7 @@ def _clusters(context: AuditContext, at: Ints, first: Flags) -> _Clusters | None
 def k_means(points: Vectors, learned: Vectors, number: int, seed: int, jobs: int) -> tuple[Ints, Floats]:
     """The nearest of `number` centres of `learned` (M, D) for each of `points` (N, D), and its squared distance."""
     import faiss
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=jobs):
         means = faiss.Kmeans(points.shape[1], number, niter=_ROUNDS, seed=seed + 1, min_points_per_centroid=1)

@@ -55,8 +55,8 @@ def examples(
                 remedy="Write 'class_weights: none' and 'findings: exclude' or 'keep' in the recipe.",
             )
         pictures, kept = gather(repository, version, parts, recipe, None, skip=skip, progress=progress)
-        both = ([Example(picture) for picture in part] for part in (pictures.train, pictures.validation))
-        return Examples(pictures.names, False, *both, pictures.notes), kept
+        train, validation = ([Example(picture) for picture in part] for part in (pictures.train, pictures.validation))
+        return Examples(pictures.names, False, train, validation, pictures.notes), kept
     return _classes(repository, version, parts, recipe, skip, progress)
 
 

@@ -160,7 +160,7 @@ class _Run:
             loss = losses(logits[0], sides[0], *given) / share
             if not math.isfinite(float(loss.detach())):
                 return False
-            loss.backward()
+            torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.head.parameters(), _CLIP)
         if not math.isfinite(float(norm)):
             return False

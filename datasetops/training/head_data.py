@@ -62,10 +62,12 @@ def flips_of(recipe: HeadRecipe) -> list[Flip]:
 
 
 def gather(
-    repository: Repository, version: Version, parts: Parts, recipe: Recipe, bank: MapBank | None, flips: Sequence[Flip] = (), *, skip: bool,
-    progress: Progress = no_progress,
+    repository: Repository, version: Version, parts: Parts, recipe: Recipe, bank: MapBank | None,
+    flips: Sequence[Flip] = (), *, skip: bool, progress: Progress = no_progress,
 ) -> tuple[Pictures, Parts]:  # fmt: skip
-    """Objects of all images, with the maps of all flips in the bank where there is one. Raises what `refuse_unlearnable` and `label_weights` raise."""
+    """Objects of all images, with the maps of all flips in the bank where there is one.
+
+    Raises what `refuse_unlearnable` and `label_weights` raise."""
     kinds = [KIND] if KIND in version.schema.kinds else [kind for kind in _OUTLINED if kind in version.schema.kinds]
     if not kinds:
         raise ModelError(

@@ -44,7 +44,7 @@ def candidates(
     head: Head, levels: Sequence[Tensor], scale: tuple[float, float], min_score: float
 ) -> tuple[Any, Any, Any]:
     """The best cells' boxes, scores and classes, before those that overlap are left out."""
-    middles, _ = cell_middles([tuple(level.shape[1:]) for level in levels], STRIDES)
+    middles, _ = cell_middles([(int(level.shape[1]), int(level.shape[2])) for level in levels], STRIDES)
     with torch.inference_mode():
         logits, sides = head([level[None].to(head.stretch.device) for level in levels])
     scores = logits[0].sigmoid().cpu().numpy()

@@ -202,6 +202,16 @@ def test_a_newer_model_replaces_what_an_older_one_said(coloured: Repository) -> 
     assert len(found) == 24
 
 
+def test_where_a_newer_model_is_not_sure_enough_the_older_ones_row_goes_too(coloured: Repository) -> None:
+    run(coloured, task="classification")
+    made = run(coloured, MeanColour("b" * 64), task="classification", thresholds=1.0)
+    assert (made.by_class, made.counts["deleted"]) == ({}, 12)
+    assert rows(coloured).empty
+    run(coloured, task="classification")
+    run(coloured, MeanColour("b" * 64), task="classification", thresholds=1.0, classes=["red"])
+    assert set(rows(coloured)["label"]) == {"green", "blue"}  # it was asked for red alone
+
+
 def test_rows_of_models_from_elsewhere_stay(coloured: Repository) -> None:
     theirs = human("s00", "blue", source="model", model="imported", actor=None)
     box = theirs | {"annotation_id": "s00#x", "kind": "box", "label": "red", "x1": 0, "y1": 0, "x2": 9, "y2": 9}

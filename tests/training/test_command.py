@@ -72,8 +72,8 @@ def test_what_cannot_be_done_is_said(make_digits: MakeDigits, arguments: list[st
 @pytest.mark.slow
 def test_a_typo_in_a_recipe_names_line_and_nearest_key(make_digits: MakeDigits, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("kind: probe\nname: mine\nmodle: builtin:efficientnet-lite1\n")
+    recipe.write_text("kind: probe\nname: mine\nmodel_: builtin:efficientnet-lite1\n")
     found = run(make_digits(every_third), "train", "v1", "--recipe", str(recipe))
     assert found.exit_code == 1
-    assert "mine.yaml, line 3: modle: there is no such field" in found.stderr
+    assert "mine.yaml, line 3: model_: there is no such field" in found.stderr
     assert "Did you mean 'model'" in found.stderr
