@@ -23,7 +23,7 @@ from datasetops.errors import DatasetOpsError, NotFoundError, SchemaError
 
 FILES = {
     "tool": "cvat", "wait": False, "audit": {"checks": ["schema"]}, "train": False,
-    "n": 12, "strategy": "margin", "random_share": 0.25,
+    "n": 12, "strategy": "auto", "random_share": 0.25,
 }  # fmt: skip
 
 

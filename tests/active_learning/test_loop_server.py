@@ -31,7 +31,7 @@ def test_two_turns_with_answers_from_the_editor(tmp_path: Path, monkeypatch: pyt
         project, _ = set_up(repository, repository.version(), name="looped")
         annotator = Annotator(server, project.id)
         told = {
-            "name": "pets", "n": 12, "strategy": "margin", "random_share": 0.25, "project": "looped",
+            "name": "pets", "n": 12, "strategy": "auto", "random_share": 0.25, "project": "looped",
             "enough": 0.75, "wait": False, "audit": {"checks": ["schema"]}, "until": {"rounds": 2},
         }  # fmt: skip
         file = tmp_path / "loop.yaml"
