@@ -59,9 +59,9 @@ def _doubt(pool: Pool) -> str | None:
 def _pick(pool: Pool, n: int, rng: np.random.Generator) -> Picks:
     from datasetops.active_learning.strategies import STRATEGIES  # which has this one among them
 
-    name, why = choice(pool)
+    name, _ = choice(pool)
     picks = STRATEGIES[name].pick(pool, n, rng)
-    return replace(picks, reasons=tuple(f"{reason} ({name}: {why})" for reason in picks.reasons))
+    return replace(picks, reasons=tuple(f"{name}: {reason}" for reason in picks.reasons))
 
 
 AUTO: Final = Strategy(

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from datasetops.active_learning.auto import AUTO, choice
 from datasetops.active_learning.candidates import Candidates, find_candidates
 from datasetops.active_learning.minutes import Minutes, fill_budget, predict_minutes
 from datasetops.active_learning.pool import Ints, Picks, Pool, Strategy
@@ -74,6 +75,8 @@ def select(
     )  # fmt: skip
     pool = known.pool
     notes += known.notes
+    if chosen_by is AUTO:
+        notes.append("auto took {}: {}.".format(*choice(pool)))
     minutes = predict_minutes(version, found.samples["sample_id"].to_numpy()[pool.candidates])
     if budget is not None and minutes.each is None:
         raise DatasetOpsError(f"No budget can be filled: {minutes.reason}", remedy="Say how many with --n.")

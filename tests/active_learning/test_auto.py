@@ -66,9 +66,10 @@ def test_it_makes_do_with_what_there_is() -> None:
     assert choice(replace(pool(FEW), embeddings=None))[0] == "margin"
     blind = replace(pool(0), embeddings=None)
     assert choice(blind)[0] == "random"
+    assert "no model says" in choice(blind)[1]
     picks = AUTO.pick(blind, 5, np.random.default_rng(0))
     assert len(picks.rows) == 5
-    assert "no model says" in picks.reasons[0]
+    assert picks.reasons[0].startswith("random: ")
 
 
 @pytest.mark.parametrize("each", [0, 2, FEW])

@@ -87,6 +87,12 @@ def test_the_least_sure_come_first_and_labeled_ones_not_at_all(pool: Repository)
     assert [item.name for item in rounds(pool)] == [f"r{n}" for n in range(1, 15)]
 
 
+def test_auto_notes_what_it_took_and_why(pool: Repository) -> None:
+    made = select(pool, pool.version(), n=2)
+    assert made.notes == ("auto took random: no model says what the items may be.",)
+    assert made.reasons == ("random: drawn at random",) * 2
+
+
 def test_what_is_out_for_labeling_is_left_out(pool: Repository) -> None:
     pool.store.put("labeling/batches/x.json", json.dumps({"samples": ["b", "c", "d"]}).encode())
     pool.ledger.record(Event("label-push", "lead", outputs={"files": {"labeling/batches/x.json": ""}}))
