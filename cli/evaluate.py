@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from datasetops.cli.session import Session, command, table
+from datasetops.cli.track import TrackerName, tell
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     report: Report = None,
     card: Annotated[Path | None, typer.Option(help="Write a model card with known limits: FILE.md.")] = None,
+    tracker: TrackerName = None,
 ) -> None:
     """Judge a model: metrics with intervals, by class and slice, calibration, costs of errors, the errors themselves.
 
@@ -69,10 +71,12 @@ def evaluate(
     from datasetops.evaluation.evaluate import evaluate as run
     from datasetops.evaluation.report import model_card, report_writer, write_report
     from datasetops.images import quiet_decoding
+    from datasetops.tracking.report import evaluation_report, tracker_of
 
     for file in report or []:
         report_writer(file)
     repository = session.repository
+    told = tracker_of(repository, tracker)
     chosen = repository.version(version)
     with quiet_decoding():
         found = run(
@@ -96,6 +100,7 @@ def evaluate(
     if card is not None:
         card.write_text(model_card(found), encoding="utf-8")
         session.say(f"The model card is in {card}.")
+    tell(session, told, lambda: evaluation_report(found), found.evaluation_id)
     for line in found.info["warnings"]:
         session.say(line)
     for fault in found.info["faults"][:_SHOWN]:
@@ -120,16 +125,22 @@ def compare(
     resamples: Resamples = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     flips: Annotated[Path | None, typer.Option(help="Write what one of them alone got right: FILE.csv.")] = None,
+    report: Report = None,
 ) -> None:
     """Compare two models on the same items: differences with paired intervals, slices that got worse, items that flipped."""
     from datasetops.evaluation.compare import compare as run
+    from datasetops.evaluation.compare_report import write_comparison
+    from datasetops.evaluation.report import report_writer
     from datasetops.images import quiet_decoding
 
+    for file in report or []:
+        report_writer(file)
     repository = session.repository
+    chosen = repository.version(version)
     with quiet_decoding():
         found = run(
             repository,
-            repository.version(version),
+            chosen,
             first,
             second,
             split=None if split == "all" else split,
@@ -143,6 +154,9 @@ def compare(
             progress=session.progress,
             **_options(option or [], model_config, device),
         )
+        for file in report or []:
+            write_comparison(repository, chosen, found, file, progress=session.progress)
+            session.say(f"The report is in {file}.")
     if flips is not None:
         found.flips.to_csv(flips, index=False)
         session.say(f"What flipped is in {flips}.")
@@ -181,6 +195,8 @@ def _lines(found: Evaluation) -> list[str]:
 
 
 def _comparison_lines(found: Comparison) -> list[str]:
+    from datasetops.evaluation.compare_report import doubt
+
     info = found.info
     lines = [f"{info['second']} against {info['first']} on {info['items']['judged']:,} samples of {info['version']}:"]
     rows = [
@@ -192,7 +208,7 @@ def _comparison_lines(found: Comparison) -> list[str]:
     if worse:
         lines.append(f"Slices that lose a point or more of {info['sliced_by']}:")
         rows = [
-            (item["name"], str(item["items"]), f"{item['difference']:+.4f}", _interval(item), _doubt(item))
+            (item["name"], str(item["items"]), f"{item['difference']:+.4f}", _interval(item), doubt(item))
             for item in worse
         ]
         lines += table(rows, header=("slice", "items", "difference", "95 % interval", ""))
@@ -203,10 +219,6 @@ def _comparison_lines(found: Comparison) -> list[str]:
         *lines,
         f"{flips.get('right to wrong', 0):,} right to wrong, {flips.get('wrong to right', 0):,} wrong to right.",
     ]
-
-
-def _doubt(item: Mapping[str, Any]) -> str:
-    return "too few to judge" if item["small"] else "" if item["sure"] else "may be chance"
 
 
 def _number(value: float | None) -> str:

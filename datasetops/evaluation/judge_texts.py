@@ -38,7 +38,7 @@ def judge_texts(answers: Answers, samples: pd.DataFrame, annotations: pa.Table) 
             "error": "text",
             "truth": [wanted[row] for row in wrong],
             "predicted": [got[row] for row in wrong],
-            "note": [f"{errors.edits[row]} edits" for row in wrong],
+            "note": ["1 edit" if number == 1 else f"{number} edits" for number in errors.edits[wrong].tolist()],
         }
     )
     things = pd.DataFrame({"sample_id": ids, "truth": wanted, "said": got, "right": right})
@@ -49,9 +49,23 @@ def judge_texts(answers: Answers, samples: pd.DataFrame, annotations: pa.Table) 
 
 
 def _joined(rows: pa.Table) -> pd.Series[Any]:
-    """The texts of each sample, parted by spaces."""
-    frame = rows.select(["sample_id", "text", "x1", "y1"]).to_pandas().dropna(subset=["text"])
-    texts: pd.Series[Any] = (
-        frame.sort_values(["sample_id", "y1", "x1"], kind="stable").groupby("sample_id")["text"].agg(" ".join)
-    )
+    """The texts of each sample in reading order, parted by spaces."""
+    frame = rows.select(["sample_id", "text", "x1", "y1", "y2"]).to_pandas().dropna(subset=["text"])
+    frame = frame.sort_values(["sample_id", "y1", "x1"], kind="stable")
+    frame = frame.assign(line=_lines(frame)).sort_values(["line", "x1"], kind="stable")
+    texts: pd.Series[Any] = frame.groupby("sample_id")["text"].agg(" ".join)
     return texts
+
+
+def _lines(frame: pd.DataFrame) -> list[int]:
+    """The line of each text, of rows by sample and top: it goes on while their middles are above its first one's foot.
+
+    Boxes of words in one line are rarely as high to the pixel. Texts without a box are lines of their own.
+    """
+    found, line, sample, foot = [], 0, None, -math.inf
+    columns = (frame[name].tolist() for name in ("sample_id", "y1", "y2"))
+    for name, top, bottom in zip(*columns, strict=True):
+        if not (name == sample and (top + bottom) / 2 < foot):
+            line, sample, foot = line + 1, name, bottom
+        found.append(line)
+    return found

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from datasetops.audits import charts
 from datasetops.audits.record import plain
-from datasetops.evaluation.gallery import failure_groups
+from datasetops.evaluation.gallery import Group, failure_groups
 from datasetops.evaluation.record import Evaluation
-from datasetops.evaluation.sections import interval, sections, shown
+from datasetops.evaluation.sections import Section, interval, sections, shown
 from datasetops.manifest import Repository, Version
 from datasetops.progress import Progress, no_progress
 
@@ -51,19 +51,23 @@ def write_report(
     if kind == "md":
         out.write_text(_markdown(evaluation, groups), encoding="utf-8")
         return
+    info = evaluation.info
+    out.write_text(page("evaluation.html", info, sections(info), groups, headlines=_headlines(info)), encoding="utf-8")
+
+
+def page(
+    template: str, info: Mapping[str, Any], shown_sections: Sequence[Section], groups: Sequence[Group], **facts: Any
+) -> str:
+    """One self-contained HTML file."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader
 
-    info = evaluation.info
     loader = ChoiceLoader([PackageLoader("datasetops.evaluation"), PackageLoader("datasetops.audits")])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True)
-    shown_sections = [
+    drawn = [
         asdict(section) | {"charts": [{**chart, "svg": charts.draw(chart)} for chart in section.charts]}
-        for section in sections(info)
+        for section in shown_sections
     ]
-    html = environment.get_template("evaluation.html").render(
-        info=info, headlines=_headlines(info), sections=shown_sections, groups=groups
-    )
-    out.write_text(html, encoding="utf-8")
+    return environment.get_template(template).render(info=info, sections=drawn, groups=groups, **facts)
 
 
 def _headlines(info: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -79,10 +83,7 @@ def _markdown(evaluation: Evaluation, groups: Sequence[Any]) -> str:
     info = evaluation.info
     lines = [f"# {info['model']['name']} on {info['version']}", "", _about(info), ""]
     lines += [f"- {line}" for line in info["warnings"]]
-    for section in sections(info):
-        lines += ["", f"## {section.title}", ""]
-        lines += [section.note, ""] if section.note else []
-        lines += _table(section.header, section.rows)
+    lines += in_markdown(sections(info))
     if groups:
         lines += ["", "## Errors by how their images look", ""]
         for group in groups:
@@ -93,6 +94,15 @@ def _markdown(evaluation: Evaluation, groups: Sequence[Any]) -> str:
         lines += ["", "## Samples without an answer", ""]
         lines += [f"- {fault['uri'] or fault['sample_id']}: {fault['reason']}" for fault in info["faults"]]
     return "\n".join(lines) + "\n"
+
+
+def in_markdown(told: Sequence[Section]) -> list[str]:
+    lines = []
+    for section in told:
+        lines += ["", f"## {section.title}", ""]
+        lines += [section.note, ""] if section.note else []
+        lines += _table(section.header, section.rows) if section.rows else []
+    return lines
 
 
 def model_card(evaluation: Evaluation) -> str:

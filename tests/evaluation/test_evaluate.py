@@ -18,6 +18,7 @@ from datasetops.cli import evaluate as command
 from datasetops.engine.local import LocalEngine
 from datasetops.errors import ModelError, NotFoundError, RejectedError
 from datasetops.evaluation.compare import compare
+from datasetops.evaluation.compare_report import write_comparison
 from datasetops.evaluation.evaluate import evaluate
 from datasetops.evaluation.record import Evaluation, load_evaluation, looks_at
 from datasetops.evaluation.report import known_limits, model_card, write_report
@@ -214,7 +215,7 @@ class Confused(MeanColour):
 
 
 @pytest.mark.parametrize("task", ["classification", "box"])
-def test_a_worse_model_is_told_where_and_on_what(labeled: Repository, task: str) -> None:
+def test_a_worse_model_is_told_where_and_on_what(labeled: Repository, task: str, tmp_path: Path) -> None:
     found = compare(
         labeled,
         labeled.version(),
@@ -232,6 +233,14 @@ def test_a_worse_model_is_told_where_and_on_what(labeled: Repository, task: str)
     lost = found.flips[found.flips["flip"] == "right to wrong"]
     assert info["flips"]["right to wrong"] == len(lost) == sum(number % 3 == 1 for number in range(40)) - 2
     assert set(lost["truth"]) == {"green"}
+    for name in ("c.html", "c.md", "c.json"):
+        write_comparison(labeled, labeled.version(), found, tmp_path / name)
+    html = (tmp_path / "c.html").read_text()
+    assert html.count("data:image/jpeg;base64,") == min(len(found.flips), 12)
+    assert "Slices that lose a point or more" in html
+    assert ("before: green" in html) == (task == "classification")
+    assert "| light = night |" in (tmp_path / "c.md").read_text()
+    assert json.loads((tmp_path / "c.json").read_text())["flips"] == info["flips"]
     same = compare(labeled, labeled.version(), asked(labeled), asked(labeled), task=task, resamples=100)
     assert (same.info["worse"], same.info["flips"]) == ([], {})
     tail = labeled.ledger.tail()

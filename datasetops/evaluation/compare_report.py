@@ -1,0 +1,82 @@
+"""A comparison of two models as HTML, Markdown or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from datasetops.audits.record import plain
+from datasetops.evaluation.compare import Comparison
+from datasetops.evaluation.gallery import failure_groups
+from datasetops.evaluation.judged import failures_table
+from datasetops.evaluation.report import in_markdown, page, report_writer
+from datasetops.evaluation.sections import Section, interval, shown
+from datasetops.manifest import Repository, Version
+from datasetops.progress import Progress, no_progress
+
+_LISTED: Final = 40  # slices in a table
+
+
+def write_comparison(
+    repository: Repository, version: Version, comparison: Comparison, out: Path, *, progress: Progress = no_progress
+) -> None:
+    """Write a report to a file in a folder that exists. Raises OSError where it cannot, ValueError as `report_writer`."""
+    kind = report_writer(out)
+    info = comparison.info
+    if kind == "json":
+        out.write_text(json.dumps(plain(comparison.as_dict()), indent=2, ensure_ascii=False), encoding="utf-8")
+        return
+    if kind == "md":
+        lines = [f"# {info['second']} against {info['first']}", "", *in_markdown(comparison_sections(info))]
+        out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return
+    groups = failure_groups(repository, version, _as_failures(comparison.flips), progress=progress)
+    out.write_text(page("comparison.html", info, comparison_sections(info), groups), encoding="utf-8")
+
+
+def comparison_sections(info: Mapping[str, Any]) -> list[Section]:
+    """Numbers, then the slices that lose a point or more by name, then all slices and what flipped."""
+    header = ("", "first", "second", "difference", "95 % interval")
+    numbers = [
+        (name, shown(one["first"]), shown(one["second"]), f"{one['difference']:+.4f}", interval(one))
+        for name, one in info["metrics"].items()
+    ]
+    flips = info["flips"]
+    told = (
+        f"Both models judged the same samples. {flips.get('right to wrong', 0):,} things went from right to wrong, "
+        f"{flips.get('wrong to right', 0):,} from wrong to right."
+    )
+    worse = [_slice(item) for item in info["slices"] if item["worse"]]
+    slices = [_slice(item) for item in info["slices"][:_LISTED]]
+    more = f" The first {_LISTED} of {len(info['slices'])}." if len(info["slices"]) > _LISTED else ""
+    columns = ("slice", "samples", *header[1:], "")
+    metric = info["sliced_by"]
+    found = [Section("Numbers", header, numbers, told)]
+    found.append(
+        Section(f"Slices that lose a point or more of {metric}", columns, worse, "" if worse else "None does.")
+    )
+    if slices:
+        found.append(Section("All slices", columns, slices, f"By {metric}, those that lose most first.{more}"))
+    return found
+
+
+def doubt(item: Mapping[str, Any]) -> str:
+    """Why the difference of a slice is not to be relied on, if so."""
+    return "too few to judge" if item["small"] else "" if item["sure"] else "may be chance"
+
+
+def _slice(item: Mapping[str, Any]) -> tuple[str, ...]:
+    numbers = (shown(item["first"]), shown(item["second"]), f"{item['difference']:+.4f}", interval(item))
+    return (item["name"], f"{item['items']:,}", *numbers, doubt(item))
+
+
+def _as_failures(flips: pd.DataFrame) -> pd.DataFrame:
+    frame = flips.rename(columns={"flip": "error"})
+    if "second" in frame:
+        said = frame["first"].astype(object).where(frame["first"].notna(), "nothing")
+        frame = frame.assign(predicted=frame["second"], note="before: " + said.astype(str))
+    return failures_table(frame)
