@@ -12,12 +12,17 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from datasetops.manifest import Repository
 from datasetops.schema import LabelSchema
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers of the tests: pictures
+hypothesis.settings.register_profile(
+    "busy machines", suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy machines")
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ def test_the_same_seed_gives_the_same_picks(strategy: Strategy) -> None:
 
 @all_strategies
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_picks_are_candidates_never_twice(strategy: Strategy, data: st.DataObject) -> None:
     """For rows that are few, equal, on a grid or without variance in a dimension; n below and above the candidates."""
     count = data.draw(st.integers(1, 40))

@@ -57,7 +57,7 @@ def small_sets(draw: st.DrawFn) -> Pair:
 
 @pytest.mark.slow
 @given(small_sets(), st.sampled_from(FILTERS), st.integers(0, 6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_flags_are_cleanlabs_on_small_and_tied_data(data: Pair, filter_by: FilterBy, minimum: int) -> None:
     labels, probs = data
     found = confident.find_label_issues(labels, probs, filter_by=filter_by, min_examples_per_class=minimum)
@@ -65,7 +65,7 @@ def test_flags_are_cleanlabs_on_small_and_tied_data(data: Pair, filter_by: Filte
 
 
 @given(small_sets())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_joint_and_thresholds_are_cleanlabs(data: Pair) -> None:
     from cleanlab.count import compute_confident_joint, get_confident_thresholds
 

@@ -95,7 +95,7 @@ def rings_of(*rings: list[float]) -> Any:
     return shapes.rings
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=9))
 def test_crossings_are_those_of_exact_arithmetic(points: list[tuple[int, int]]) -> None:
     clean, _ = without_repeats(rings_of([value / 8 for point in points for value in point]))

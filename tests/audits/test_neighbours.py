@@ -78,7 +78,7 @@ def test_exact_is_faiss_flat() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.integers(1, 4), st.integers(1, 8), st.sampled_from(METRICS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_exact_with_many_ties(seed: int, n: int, d: int, k: int, metric: Metric) -> None:
     """Small integers: equal rows, equal distances, and more neighbours wanted than there are."""
     vectors = np.random.default_rng(seed).integers(1, 4, (n, d)).astype(np.float32)

@@ -118,7 +118,7 @@ def test_components_are_scikit_learns(n: int, d: int, monkeypatch: pytest.Monkey
     np.testing.assert_allclose(ours.var(axis=0), reference.var(axis=0), rtol=0.1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     groups=st.none() | st.lists(st.integers(0, 12), min_size=1, max_size=60),
     n=st.integers(1, 60),

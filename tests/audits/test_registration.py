@@ -49,7 +49,7 @@ def test_a_slight_turn_is_undone_and_a_half_as_sharp_copy_agrees() -> None:
     assert align(grey(small)[None], grey(half)[None]).detail[0] > 0.85
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(gain=st.floats(0.2, 1.0), offset=st.integers(0, 50))
 def test_brightness_and_contrast_do_not_matter(gain: float, offset: int) -> None:
     both = crops(100, 20, 320)

@@ -46,7 +46,7 @@ def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "dsops-engine"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     values=st.lists(st.integers(0, 60), max_size=60),
     jobs=st.integers(1, 3),

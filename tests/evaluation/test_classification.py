@@ -29,7 +29,7 @@ def items(seed: int, n: int = 200, classes: int = 4) -> tuple[np.ndarray, np.nda
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_numbers_are_those_of_scikit_learn(seed: int) -> None:
     probabilities, truth = items(seed)
     predicted = probabilities.argmax(axis=1)

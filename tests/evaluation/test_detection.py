@@ -97,7 +97,7 @@ def test_reference_numbers_of_coco(data: Path, name: str, masks: bool, reference
 
 
 @given(st.integers(0, 100_000))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_both_evaluators_and_the_matching_here_agree(seed: int) -> None:
     truth, found = scene(seed)
     one = coco_metrics(found, truth, sizes(12), CLASSES, evaluator="hotcoco")
@@ -110,7 +110,7 @@ def test_both_evaluators_and_the_matching_here_agree(seed: int) -> None:
 
 
 @given(st.integers(0, 100_000))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_a_weight_of_two_is_an_image_twice_and_of_none_an_image_less(seed: int) -> None:
     truth, found = scene(seed)
     weights = np.random.default_rng(seed).integers(0, 3, 12)

@@ -20,7 +20,7 @@ def accuracy(right: np.ndarray) -> Ratio:
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_macro_f1_of_weighted_items_is_that_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth, predicted = rng.integers(0, 3, 60), rng.integers(0, 4, 60)

@@ -371,7 +371,7 @@ def answers_of(crowd: Sequence[Sequence[dict[str, Any]]]) -> list[Answer]:
 
 class TestProperties:
     @given(st.lists(ROWS, min_size=1, max_size=4), st.randoms(use_true_random=False))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_the_order_of_the_answers_does_not_matter(self, crowd: list[list[dict[str, Any]]], random: Any) -> None:
         answers = answers_of(crowd)
         expected = merge_answers(answers, ONE)
@@ -379,14 +379,14 @@ class TestProperties:
         assert merge_answers(answers, ONE) == expected
 
     @given(ROWS, st.integers(1, 4))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_equal_answers_give_that_answer(self, rows: list[dict[str, Any]], count: int) -> None:
         regions = merged(*answers_of([rows] * count))
         assert [region.values for region in regions] == rows
         assert all(region.agreement == 1 and not region.tied for region in regions)
 
     @given(ROWS, st.lists(ROWS, min_size=1, max_size=2))
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80)
     def test_what_more_than_half_gave_stands(
         self, rows: list[dict[str, Any]], others: list[list[dict[str, Any]]]
     ) -> None:
@@ -394,7 +394,7 @@ class TestProperties:
         assert all(regions.count(row) >= rows.count(row) for row in rows)
 
     @given(st.lists(ROWS, min_size=1, max_size=4))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_parents_are_real_and_of_different_annotators(self, crowd: list[list[dict[str, Any]]]) -> None:
         answers = answers_of(crowd)
         real = {(a.answer_id, region.name): region.values for a in answers for region in a.regions}
@@ -408,7 +408,7 @@ class TestProperties:
         assert len(used) == len(set(used))
 
     @given(ROWS, ROWS)
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_agreement_is_the_same_both_ways_and_1_with_itself(self, a: list[Any], b: list[Any]) -> None:
         one, other = answers_of([a, b])
         forth, back = agreement(one, other), agreement(other, one)

@@ -22,7 +22,7 @@ steps = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=steps, mapped=st.booleans(), tier=st.sampled_from([2, 8]), share=st.sampled_from([0.1, 100.0]))
 def test_versions_hold_what_was_put_into_them(
     tmp_path_factory: pytest.TempPathFactory,

@@ -50,7 +50,7 @@ def plain(value: int) -> bytes:
     return encoded(Image.new("RGB", (2, 2), (value, value // 2, 255 - value)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(values=st.lists(st.integers(0, 40), max_size=40), jobs=st.integers(1, 4), cached=st.booleans())
 def test_every_row_is_its_image_and_each_image_is_embedded_once(
     values: list[int], jobs: int, cached: bool, tmp_path_factory: pytest.TempPathFactory

@@ -206,6 +206,25 @@ def _rt_detr(kind: str, **more: Any) -> Callable[[Path], None]:
     return save
 
 
+def _segformer(folder: Path) -> None:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    config = SegformerConfig(
+        num_encoder_blocks=2,
+        depths=[1, 1],
+        sr_ratios=[2, 1],
+        hidden_sizes=[16, 32],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        num_attention_heads=[1, 2],
+        mlp_ratios=[2, 2],
+        decoder_hidden_size=32,
+        **_LABELS,
+    )
+    size = {"height": 64, "width": 64}
+    _save(folder, SegformerForSemanticSegmentation(config), "SegformerImageProcessorPil", size=size)
+
+
 def _sam(folder: Path) -> None:
     from transformers import SamConfig, SamModel
 
@@ -254,5 +273,6 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "rt-detr": _rt_detr("RTDetr"),
     "rt-detr-v2": _rt_detr("RTDetrV2"),
     "d-fine": _rt_detr("DFine"),
+    "segformer": _segformer,
     "sam": _sam,
 }
