@@ -88,6 +88,30 @@ def test_rows_are_marked_and_a_plan_is_made_over_exactly_their_samples(labeled: 
     assert auto_accepted(labeled.version()) == {}
 
 
+def test_boxes_of_images_that_nobody_boxed(root: Path) -> None:
+    tasks = [{"kind": "box"}]
+    boxes = LabelSchema.model_validate(CLASSES.model_dump(mode="json", exclude_none=True) | {"tasks": tasks})
+    repository = Repository.init(root, boxes)
+    samples, rows = [], []
+    for number in range(600):
+        box = (number % 29, 2, number % 29 + 9, 8 + number // 29)
+        samples.append(add_image(root, f"s{number:03}", picture(40, 30, box, number % 3)))
+        row = {"annotation_id": f"s{number:03}/box", "sample_id": f"s{number:03}", "kind": "box"}
+        corners = dict(zip(("x1", "y1", "x2", "y2"), map(float, box), strict=True))
+        rows.append(row | {"label": NAMES[number % 3], "source": "human", "actor": "ann"} | corners)
+    repository.commit(Change(samples=samples, annotations=rows[:450]), message="boxes")
+    made = automatic(repository, task="box")
+    version = repository.version()
+    written = version.annotations()
+    written = written[written["source"] == "model"]
+    assert set(written["kind"]) == {"box"}
+    assert set(written["sample_id"]) == {f"s{number:03}" for number in range(450, 600)}
+    assert list(written["attributes"]) == [{"auto_accepted": 0.85}] * len(written)
+    assert (made.qa_plan, load_plan(repository, "q1").design.population) == ("q1", 150)
+    review(repository, "q1")
+    assert gate(repository).passed
+
+
 def test_a_run_killed_before_the_plan_is_mended_by_the_next(
     labeled: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
