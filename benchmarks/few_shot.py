@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from commands import cifar_images, dsops, write_table
 
 from datasetops import Repository
 
@@ -43,12 +40,9 @@ def main() -> None:
     parser.add_argument("--networks", type=int, nargs="+", choices=sorted(NETWORKS), default=sorted(NETWORKS))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    data = os.environ.get("DSOPS_TEST_DATA")
-    if data is None:
-        sys.exit("Set DSOPS_TEST_DATA to the folder with cifar10n.")
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        truth = prepare(Path(data) / "cifar10n", Path(folder))
+        truth = prepare(Path(folder))
         for networks in arguments.networks:
             for how in HOW:
                 draws = [measured(Path(folder), truth, how, networks, seed) for seed in range(arguments.draws)]
@@ -56,18 +50,11 @@ def main() -> None:
     print(json.dumps(found) if arguments.json else "\n".join(lines(found)))
 
 
-def prepare(data: Path, folder: Path) -> dict[str, str]:
+def prepare(folder: Path) -> dict[str, str]:
     """A repository of the images without labels; the true class by file name."""
-    frame = pd.read_parquet(data / "data.parquet", columns=["index", "image", "clean_label"])
-    names: list[str] = json.loads((data / "classes.json").read_text(encoding="utf-8"))
-    truth = {}
-    (folder / "images").mkdir()
-    for index, image, label in frame.itertuples(index=False):
-        name = f"{index:05d}.jpg"
-        (folder / "images" / name).write_bytes(image["bytes"] if isinstance(image, dict) else image)
-        truth[name] = names[label]
-    sheet(folder / "pool.csv", truth, [])
-    dsops(folder, "init", "repository", "--schema", "cifar10", cwd=folder)
+    truth = cifar_images(folder, "clean_label")["clean_label"]
+    write_table(folder / "pool.csv", sorted(truth))
+    dsops(folder, "init", "repository", "--schema", "cifar10")
     dsops(folder / "repository", "ingest", str(folder / "pool.csv"), "--format", "table")
     return truth
 
@@ -81,12 +68,13 @@ def measured(folder: Path, truth: Mapping[str, str], how: str, networks: int, se
         chosen = [name for label in sorted(set(truth.values())) for name in _first(order, truth, label)]
     else:
         options = ("--strategy", "typiclust", "--n", str(CHOSEN), "--seed", str(seed), "--model", NETWORKS[networks])
-        ids = set(json.loads(dsops(repository, "select", "v1", *options, "--json"))["ids"])
+        told = json.loads(dsops(repository, "select", "v1", *options, "--json"))
+        ids = {one["sample_id"] for one in told["samples"]}
         samples = Repository.open(str(repository)).version("v1").table("samples").to_pandas()
         chosen = [Path(uri).name for uri, one in zip(samples["uri"], samples["sample_id"], strict=True) if one in ids]
     branch = f"{how}-{networks}-{seed}"
     dsops(repository, "branch", branch, "--from", "v1")
-    sheet(folder / "labeled.csv", truth, chosen)
+    write_table(folder / "labeled.csv", names, label={name: truth[name] for name in chosen})
     dsops(repository, "ingest", str(folder / "labeled.csv"), "--format", "table", "--branch", branch)
     dsops(repository, "preannotate", branch, "--model", f"fewshot:{NETWORKS[networks]}", "--branch", branch)
     version = Repository.open(str(repository)).version(branch)
@@ -101,18 +89,6 @@ def measured(folder: Path, truth: Mapping[str, str], how: str, networks: int, se
 
 def _first(order: Any, truth: Mapping[str, str], label: str) -> list[str]:
     return [name for name in order if truth[name] == label][:EACH]
-
-
-def sheet(path: Path, truth: Mapping[str, str], labeled: list[str]) -> None:
-    known = set(labeled)
-    rows = [{"uri": f"images/{name}", "label": truth[name] if name in known else ""} for name in sorted(truth)]
-    pd.DataFrame(rows).to_csv(path, index=False)
-
-
-def dsops(repository: Path, *arguments: str, cwd: Path | None = None) -> str:
-    """What the command prints; it has to end well."""
-    command = [str(Path(sys.executable).with_name("dsops")), *arguments]
-    return subprocess.run(command, cwd=cwd or repository, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def lines(found: list[dict[str, Any]]) -> Iterator[str]:
