@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -64,8 +61,7 @@ class Work(Protocol):
     @property
     def budgets(self) -> tuple[int, ...]: ...
 
-    def run(self, arrays: Arrays, strategy: str, seed: int, stop: Any = None) -> Run:
-        """`stop` is an event: once it is set, the run ends by KeyboardInterrupt."""
+    def run(self, arrays: Arrays, strategy: str, seed: int) -> Run: ...
 
 
 def shares_by_group(groups: Ints, share: float, seeds: int) -> tuple[Ints, ...]:
@@ -119,7 +115,7 @@ def replay_all(
     known = {(name, seed): kept.read(name, seed) for name in strategies for seed in range(seeds)}
     missing = sorted((pair for pair, run in known.items() if run is None), key=lambda pair: pair[1])
     if jobs > 1 and len(missing) > 1:
-        done = _in_processes(work, arrays, missing, jobs, cache)
+        done = _in_processes(work, arrays, missing, jobs)
     else:
         done = (work.run(arrays, name, seed) for name, seed in missing)
     for run in progress(done, len(missing), "Replaying active learning"):
@@ -166,40 +162,17 @@ class _Kept:
         temporary.replace(place)
 
 
-def _in_processes(
-    work: Work, arrays: Arrays, pairs: Sequence[tuple[str, int]], jobs: int, cache: Path | None
-) -> Iterator[Run]:
-    """Runs as they are finished. Arrays go through files that processes map into memory."""
-    if cache is not None:
-        cache.mkdir(parents=True, exist_ok=True)
-    context = get_context("spawn")
-    stop = context.Event()
-    with tempfile.TemporaryDirectory(dir=cache, prefix="arrays-") as folder:
-        for name, array in arrays.items():
-            np.save(Path(folder) / f"{name}.npy", array)
-        pool = ProcessPoolExecutor(
-            min(jobs, len(pairs)), mp_context=context, initializer=_start, initargs=(work, folder, list(arrays), stop)
-        )
+def _in_processes(work: Work, arrays: Arrays, pairs: Sequence[tuple[str, int]], jobs: int) -> Iterator[Run]:
+    """Runs as they are finished. Processes map the arrays into memory, and end with the one that started them."""
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config(backend="loky", n_jobs=min(jobs, len(pairs)), inner_max_num_threads=1):
+        pool = Parallel(return_as="generator_unordered")
+        runs = pool(delayed(work.run)(arrays, name, seed) for name, seed in pairs)
         try:
-            for future in as_completed([pool.submit(_replayed, name, seed) for name, seed in pairs]):
-                yield future.result()
+            while (run := next(runs, None)) is not None:
+                yield run
         finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_here: dict[str, Any] = {}
-
-
-def _start(work: Work, folder: str, names: Sequence[str], stop: Any) -> None:
-    """Of each process. An interrupt is for the one that started it, which sets `stop`."""
-    from threadpoolctl import threadpool_limits
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    arrays = {name: np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in names}
-    _here.update(work=work, arrays=arrays, stop=stop, limits=threadpool_limits(limits=1))
-
-
-def _replayed(name: str, seed: int) -> Run:
-    run: Run = _here["work"].run(_here["arrays"], name, seed, _here["stop"])
-    return run
+            with warnings.catch_warnings():  # of runs that an interrupt leaves undone
+                warnings.simplefilter("ignore")
+                runs.close()

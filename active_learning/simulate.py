@@ -98,7 +98,7 @@ class _Work:
     learner: str
     batch: int | None
 
-    def run(self, arrays: Arrays, strategy: str, seed: int, stop: Any = None) -> Run:
+    def run(self, arrays: Arrays, strategy: str, seed: int) -> Run:
         features = arrays["features"]
         replay = Replay(features, self.revealed, self.truth, self.classes, self.test, self.groups)
         usable = _usable(replay)
@@ -111,8 +111,6 @@ class _Work:
         chances: npt.NDArray[Any] | None = None
         for budget in self.budgets:
             while (known := int((labels >= 0).sum())) < budget:
-                if stop is not None and stop.is_set():
-                    raise KeyboardInterrupt
                 rng = np.random.default_rng([seed, known, 1])  # the same for all strategies
                 committee = self._committee(features, labels, rng) if "committee" in wanted.needs else None
                 told = {"probabilities": chances, "committee": committee}

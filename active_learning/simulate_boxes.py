@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -157,7 +157,7 @@ class _Work:
     test: tuple[Ints, ...]
     budgets: tuple[int, ...]
 
-    def run(self, arrays: Arrays, strategy: str, seed: int, stop: Any = None) -> Run:
+    def run(self, arrays: Arrays, strategy: str, seed: int) -> Run:
         n = len(self.shapes)
         test = self.test[seed % len(self.test)]
         candidates = np.setdiff1d(np.arange(n), test)
@@ -169,8 +169,6 @@ class _Work:
         chosen: Ints = np.empty(0, np.int64)
         measured, reasons = [], []
         for step, budget in enumerate(self.budgets):
-            if stop is not None and stop.is_set():
-                raise KeyboardInterrupt
             rng = np.random.default_rng([seed, step, 1])  # the same for all strategies
             by = wanted
             if strategy in _BOX_SCORES:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.track import TrackerName, tell
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def train(
     session: Session,
     version: VersionName = "main",
     recipe: Annotated[
-        str | None, typer.Option(help="A YAML file, or a packaged recipe: probe, head, vit, detr.")
+        str | None, typer.Option(help="A YAML file, or a packaged recipe: probe, head, vit, detr, segformer.")
     ] = None,
     experiment: Annotated[
         bool, typer.Option("--experiment", help="Train on a version that is not accepted; the record says so.")
@@ -35,6 +36,13 @@ def train(
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, instead of stopping.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="What fine-tuning runs on: local or ray (default: the setting engine).")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray: the cluster's address (default: ray_address).")] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="Ray: GPUs for each worker; a half is 0.5 (default: ray_gpus).")
+    ] = None,
     reproduce: Annotated[
         str | None,
         typer.Option(
@@ -44,9 +52,11 @@ def train(
     tolerance: Annotated[
         float, typer.Option(min=0, help="With --reproduce: how far apart metrics may be and still agree.")
     ] = 0.0,
+    tracker: TrackerName = None,
 ) -> None:
     """Train a model on an accepted version by a recipe. A run that was stopped goes on when it is started again."""
     from datasetops.images import quiet_decoding
+    from datasetops.tracking.report import tracker_of, training_report
     from datasetops.training import train as training
     from datasetops.training.recipe import load_recipe
     from datasetops.training.record import load_model_record
@@ -72,6 +82,7 @@ def train(
     chosen = load_recipe(recipe)
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})
+    told = tracker_of(repository, tracker)
     with quiet_decoding():
         record = training.train(
             repository,
@@ -82,10 +93,14 @@ def train(
             parent=parent,
             skip_unreadable=skip_unreadable,
             device=device or "auto",
+            engine=engine,
+            address=address,
+            gpus=gpus,
             progress=session.progress,
         )
     for note in record.notes:
         session.say(note)
+    tell(session, told, lambda: training_report(repository, record), record.name)
     session.emit(record.as_dict(), _record_lines(record))
 
 

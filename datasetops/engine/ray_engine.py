@@ -59,7 +59,7 @@ class RayEngine:
             raise ValueError(
                 f"what makes the worker and what reads must be able to travel by pickle: {error}"
             ) from error
-        with self._cluster():
+        with self.cluster():
             yield from progress(self._results(make_worker, items, read), len(items), "Running the model")
 
     def _results(
@@ -69,7 +69,7 @@ class RayEngine:
         from ray.data import ActorPoolStrategy, from_arrow
         from ray.exceptions import RayError
 
-        workers = self._workers()
+        workers = self.workers()
         size = min(_CHUNK, max(_FEWEST, len(items) // (_SHARES * workers)))
         size = max(size, -(-len(items) // _MOST_CHUNKS))
         size = -(-size // self.batch) * self.batch if self.batch else size  # a batch never meets the end of a chunk
@@ -104,7 +104,7 @@ class RayEngine:
                 remedy="Look at its machines with 'ray status'; what was done is kept, so run it again.",
             ) from error
 
-    def _workers(self) -> int:
+    def workers(self) -> int:
         """How many fit. Raises DatasetOpsError where not even one does."""
         there = _ray().cluster_resources()
         room = [int(there.get("CPU", 0.0) // self.jobs)]
@@ -120,7 +120,7 @@ class RayEngine:
         return min(room)
 
     @contextmanager
-    def _cluster(self) -> Iterator[None]:
+    def cluster(self) -> Iterator[None]:
         """Ray, connected; disconnected afterwards unless the caller had connected it."""
         ray, connected = _ray(), _ray().is_initialized()
         with _quiet():

@@ -53,19 +53,10 @@ def accept(
     ValueError for an override of an unknown rule or without a reason, RejectedError for one of a rule that passes.
     """
     reasons = dict(override or {})
-    for rule, reason in reasons.items():
-        known = (*policy.rules, *ALWAYS)
-        if rule not in known:
-            remedy = did_you_mean(rule, known, noun="rules") if rule not in RULES else "The policy does not ask for it."
-            raise ValueError(f"override: {rule!r} is no rule of the policy {policy.name!r}. {remedy}")
-        if not reason.strip():
-            raise ValueError(f"override: give the reason why {rule!r} may be passed over: --reason TEXT")
+    check_reasons(reasons, policy.name, (*policy.rules, *ALWAYS), (*RULES, *ALWAYS))
     actor = repository.settings.actor
     results = tuple(evaluate(Case(repository, version, policy, actor)))
-    failing = {rule.rule for rule in results if not rule.passed}
-    needless = [name for name in reasons if name not in failing]
-    if needless:
-        raise RejectedError(f"The rule {needless[0]!r} passes.", remedy="Leave out its --override.")
+    refuse_needless(reasons, results)
     result = GateResult(
         version.name, version.digest, policy.name, policy.digest, actor, results, reasons, accepted=False
     )  # fmt: skip
@@ -108,6 +99,24 @@ def _same(repository: Repository, event_id: str | None, policy: Policy, reasons:
             same_policy = entry.event.inputs.get("policy") == policy.digest
             return same_policy and dict(entry.event.parameters.get("override", {})) == dict(reasons)
     return False
+
+
+def check_reasons(reasons: Mapping[str, str], policy: str, asked: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError for an override of a rule that the policy does not ask for, and for one without a reason."""
+    for rule, reason in reasons.items():
+        if rule not in asked:
+            remedy = "The policy does not ask for it." if rule in known else did_you_mean(rule, asked, noun="rules")
+            raise ValueError(f"override: {rule!r} is no rule of the policy {policy!r}. {remedy}")
+        if not reason.strip():
+            raise ValueError(f"override: give the reason why {rule!r} may be passed over: --reason TEXT")
+
+
+def refuse_needless(reasons: Mapping[str, str], results: Sequence[RuleResult]) -> None:
+    """Raise RejectedError for an override of a rule that passes."""
+    failing = {rule.rule for rule in results if not rule.passed}
+    needless = [name for name in reasons if name not in failing]
+    if needless:
+        raise RejectedError(f"The rule {needless[0]!r} passes.", remedy="Leave out its --override.")
 
 
 def overridden_words(rules: Sequence[RuleResult], reasons: Mapping[str, str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ from datasetops.records import canonical_json, sha256_hex
 from datasetops.schema.model import Count, Name, Record, Text
 from datasetops.schema.yamlfile import read_file, read_yaml, validated
 
+EVENT: Final = "policy"
 Level = Literal["low", "medium", "high"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -69,22 +70,11 @@ class SplitRule(Record):
     splits: tuple[Name, ...] = ("test",)
 
 
-class Policy(Record):
-    """What `dsops accept` asks for. `description` is for people."""
+class Rules(Record):
+    """A policy: fields that are not given are not asked for. `description` is for people."""
 
     name: Name
     description: Text = ""
-    qa: QaRule | None = None
-    findings: FindingsRule | None = None
-    coverage: CoverageRule | None = None
-    leakage: bool = False
-    license: RightsRule | None = None
-    consent: RightsRule | None = None
-    expiry: ExpiryRule | None = None
-    guide: bool = False
-    test_split: SplitRule | None = None
-    reviewer_is_not_author: bool = False
-    migrations_finished: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -100,14 +90,47 @@ class Policy(Record):
         return tuple(name for name in own if getattr(self, name))
 
 
+P = TypeVar("P", bound=Rules)
+
+
+class Policy(Rules):
+    """What `dsops accept` asks for."""
+
+    qa: QaRule | None = None
+    findings: FindingsRule | None = None
+    coverage: CoverageRule | None = None
+    leakage: bool = False
+    license: RightsRule | None = None
+    consent: RightsRule | None = None
+    expiry: ExpiryRule | None = None
+    guide: bool = False
+    test_split: SplitRule | None = None
+    reviewer_is_not_author: bool = False
+    migrations_finished: bool = False
+
+
 def load_policy(source: str | Path) -> Policy:
     """Read a policy from a YAML file, or the packaged one by the name `default`. Raises SchemaError with line and field."""
+    return read_policy(Policy, source, "datasetops.gate")
+
+
+def set_policy(repository: Repository, policy: Policy) -> None:
+    """Make it the repository's policy from now on."""
+    keep_policy(repository, policy, EVENT)
+
+
+def current_policy(repository: Repository) -> Policy:
+    """The policy that was set last, the packaged one before that."""
+    return kept_policy(repository, Policy, EVENT) or load_policy("default")
+
+
+def read_policy(kind: type[P], source: str | Path, package: str) -> P:
+    """A policy of a kind from a YAML file, or by the name `default` the one of a package. Raises SchemaError."""
     if str(source) == "default":
-        data = resources.files("datasetops.gate").joinpath("default.yaml").read_bytes()
-        return validated(Policy, read_yaml(data, "default.yaml"))
+        data = resources.files(package).joinpath("default.yaml").read_bytes()
+        return validated(kind, read_yaml(data, "default.yaml"))
     remedy = "Name a YAML file, or the packaged policy: default."
-    data = read_file(Path(source), noun="policy", remedy=remedy)
-    policy = validated(Policy, read_yaml(data, str(source)))
+    policy = validated(kind, read_yaml(read_file(Path(source), noun="policy", remedy=remedy), str(source)))
     if not policy.rules:
         raise SchemaError(
             f"{source}: the policy asks for nothing.", remedy="Name at least one rule: dsops policy show."
@@ -115,17 +138,18 @@ def load_policy(source: str | Path) -> Policy:
     return policy
 
 
-def set_policy(repository: Repository, policy: Policy) -> None:
-    """Make it the repository's policy from now on."""
+def keep_policy(repository: Repository, policy: Rules, event: str) -> None:
+    """Keep a policy, and note in the ledger that it holds from now on."""
     digest = put_object(repository.store, "policies", policy.canonical_bytes())
     actor = repository.settings.actor
-    repository.ledger.record(Event("policy", actor, outputs={"policy": digest}, parameters={"name": policy.name}))
+    repository.ledger.record(Event(event, actor, outputs={"policy": digest}, parameters={"name": policy.name}))
 
 
-def current_policy(repository: Repository) -> Policy:
-    """The policy that was set last, the packaged one before that."""
+def kept_policy(repository: Repository, kind: type[P], event: str) -> P | None:
+    """The policy that such an event set last; None where none did."""
     for entry in repository.ledger.backwards():
-        if entry.event.kind == "policy":
-            data = get_object(repository.store, "policies", str(entry.event.outputs["policy"]))
-            return Policy.model_validate_json(data)
-    return load_policy("default")
+        if entry.event.kind == event:
+            return kind.model_validate_json(
+                get_object(repository.store, "policies", str(entry.event.outputs["policy"]))
+            )
+    return None

@@ -123,7 +123,7 @@ def load_checkpoint(
     if tokenizer is not None and set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise ModelError(f"The model {name!r} cannot be loaded: its tokenizer has no words.", remedy=_HOW_TO_FETCH)
     refuse_missing(name, [*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])])
-    _refuse_nan(name, model)
+    refuse_nan(name, model)
     return Checkpoint(name, revision, model.eval().to(chosen), processor, tokenizer, chosen)
 
 
@@ -138,7 +138,8 @@ def refuse_missing(name: str, keys: Iterable[str]) -> None:
         )
 
 
-def _refuse_nan(name: str, model: Any) -> None:
+def refuse_nan(name: str, model: Any) -> None:
+    """Raises ModelError for weights that are no numbers."""
     for key, tensor in model.state_dict().items():
         if tensor.is_floating_point() and bool(tensor.isnan().any()):
             raise ModelError(

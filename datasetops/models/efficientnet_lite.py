@@ -76,9 +76,13 @@ class EfficientNetLite:
 def open_maps(cache: Path) -> Any:
     """An ONNX Runtime session: images (B, H, W, 3) uint8, sides multiples of 32 → arrays named and shaped as in MAPS,
     (B, H / stride, W / stride, channels) float32. Raises ModelError as EfficientNetLite does."""
-    weights = _weights_file()
-    digest = sha256_hex(f"{NAME} maps {_GRAPH} {MAPS} {sha256_hex(weights.read_bytes())}".encode())
-    return _session(weights, cache / "models" / f"{NAME}-maps-{digest[:16]}.onnx", _export_maps)
+    return _session(_weights_file(), maps_graph(cache), _export_maps)
+
+
+def maps_graph(cache: Path) -> Path:
+    """The ONNX file that `open_maps` makes and runs."""
+    digest = sha256_hex(f"{NAME} maps {_GRAPH} {MAPS} {sha256_hex(_weights_file().read_bytes())}".encode())
+    return cache / "models" / f"{NAME}-maps-{digest[:16]}.onnx"
 
 
 def _weights_file(name: str = NAME) -> Path:

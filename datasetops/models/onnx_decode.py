@@ -69,6 +69,12 @@ def rt_detr(scores: Floats, boxes: Floats, size: tuple[int, int]) -> Decoded:
     return Decoded(corners[queries], scores[queries, labels], labels)
 
 
+def rows(output: Floats) -> Decoded:
+    """(N, 6): x1, y1, x2, y2 in pixels, score, class index; of models that choose their boxes themselves, as YOLOv10."""
+    _check(output, (None, _CORNERS + 2), "(boxes, 4 corners + score + class)")
+    return Decoded(output[:, :_CORNERS], output[:, _CORNERS], output[:, _CORNERS + 1].astype(np.intp))
+
+
 def split_rt_detr(output: Floats, classes: int) -> tuple[Floats, Floats]:
     """Scores (Q, K) and boxes (Q, 4) from an output that has both: (Q, 4 + K), boxes first."""
     _check(output, (None, _CORNERS + classes), "(queries, 4 + classes)")

@@ -14,7 +14,9 @@ from PIL import Image, ImageOps
 
 from datasetops.errors import FormatError, ModelError, did_you_mean
 from datasetops.models import onnx_decode as decode
+from datasetops.models.dense import scaled_size
 from datasetops.models.families.base import TOGETHER, box_predictions, failed
+from datasetops.models.families.classify import classification
 from datasetops.models.onnx_file import first_line, model_files, open_session, sha256_of
 from datasetops.models.onnx_spec import InputSpec, read_spec
 from datasetops.models.predictor import Prediction, Predictor, Request
@@ -23,8 +25,7 @@ from datasetops.records import canonical_json, sha256_hex
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 _OPTIONS: Final = {"config": "", "min_score": 0.05, "nms_iou": 0.65, "max_boxes": 300}  # 0.65: YOLOX's own
-_READING: Final = 1  # raised whenever the same model, description and options give other predictions
-_WITHOUT_NMS: Final = 1.0  # RT-DETR is trained to give one box a thing
+_READING: Final = 2  # raised whenever the same model, description and options give other predictions
 _METADATA: Final = "names"  # where Ultralytics' exporter puts the classes
 _RT_DETR: Final = ("logits", "pred_boxes")  # outputs of the export of transformers' models
 _TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -63,8 +64,7 @@ class OnnxPredictor:
         self.name = file.stem
         self.kinds: tuple[str, ...] = (self._spec.kind,)
         request.require_task(self.name, self.kinds)
-        if self._spec.family == "rt-detr" and "nms_iou" not in request.options:
-            options["nms_iou"] = _WITHOUT_NMS
+        options |= {name: value for name, value in self._spec.options.items() if name not in request.options}
         self._options = options
         files = model_files(file)
         self._session = open_session(file, request.device)
@@ -138,6 +138,10 @@ class OnnxPredictor:
             return decode.rt_detr(decode.activated(scores, activation), boxes, self._size)
         if family == "yolox":
             boxes, scores, labels = decode.yolox(outputs[0], self._size, k)
+        elif family == "boxes":
+            boxes, scores, labels = decode.rows(outputs[0])
+            if len(labels) and not (labels.min() >= 0 and labels.max() < k):
+                raise ValueError(f"expected classes from 0 to {k - 1}; got {labels.min()} to {labels.max()}")
         elif family == "yolov5":
             boxes, scores, labels = decode.yolov5(outputs[0], k)
         else:
@@ -148,10 +152,7 @@ class OnnxPredictor:
         if logits.shape != (len(self.vocabulary),):
             raise ValueError(f"expected {len(self.vocabulary)} scores; got {' x '.join(map(str, logits.shape))}")
         shares = np.clip(decode.activated(logits, self._spec.output.activation), 0.0, 1.0)
-        scores = dict(zip(self.vocabulary, shares.tolist(), strict=True))
-        order = np.argsort(-shares, kind="stable")
-        best = self.vocabulary[order[0]]
-        return [Prediction("classification", best, scores[best], scores=scores)]
+        return classification(self.vocabulary, shares, self._options["min_score"], None if self._spec.several else 1)
 
     def _read_input(self) -> tuple[Any, tuple[int, int], bool]:
         """The graph's input, height and width, and whether it takes one image at a time."""
@@ -183,7 +184,8 @@ class OnnxPredictor:
                 f"The model {self.name!r} takes batches of {found.shape[0]} images only.",
                 remedy="Export it with a batch of 1, or with a batch of any size.",
             )
-        return found, (int(size[0]), int(size[1])), found.shape[0] == 1
+        alone = found.shape[0] == 1 or spec.resize == "longer-side"
+        return found, (int(size[0]), int(size[1])), alone
 
     def _read_outputs(self) -> list[str]:
         known = [one.name for one in self._session.get_outputs()]
@@ -222,16 +224,18 @@ def fitted(
 ) -> tuple[Image.Image, tuple[float, float], tuple[float, float]]:
     """The image at `size` (height, width), the scale across and down, and where its upper left corner came to lie."""
     height, width = size
-    bilinear = Image.Resampling.BILINEAR
-    if spec.resize == "stretch":
-        return image.resize((width, height), bilinear), (width / image.width, height / image.height), (0.0, 0.0)
+    smoothing = Image.Resampling[spec.resample.upper()]
+    if spec.resize in ("stretch", "longer-side"):
+        if spec.resize == "longer-side":
+            width, height = scaled_size(image.width, image.height, max(size))
+        return image.resize((width, height), smoothing), (width / image.width, height / image.height), (0.0, 0.0)
     if spec.resize == "crop":
         ratio = max(width / image.width, height / image.height)
         offset = ((width - image.width * ratio) / 2, (height - image.height * ratio) / 2)
-        return ImageOps.fit(image, (width, height), bilinear), (ratio, ratio), offset
+        return ImageOps.fit(image, (width, height), smoothing), (ratio, ratio), offset
     ratio = min(width / image.width, height / image.height)
     inner = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
     corner = (0, 0) if spec.resize == "letterbox-corner" else ((width - inner[0]) // 2, (height - inner[1]) // 2)
     canvas = Image.new("RGB", (width, height), (spec.fill,) * 3)
-    canvas.paste(image.resize(inner, bilinear), corner)
+    canvas.paste(image.resize(inner, smoothing), corner)
     return canvas, (inner[0] / image.width, inner[1] / image.height), (float(corner[0]), float(corner[1]))

@@ -38,31 +38,35 @@ class TransformersEmbedder:
         if local_only:
             refuse_pickles(name, Path(name))
         with loading(name, quiet=local_only):
-            self._processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **options)
+            self.processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **options)
             model, report = transformers.AutoModel.from_pretrained(
                 name, use_safetensors=True, output_loading_info=True, dtype="float32", **options
             )
         self._device = pick_device("auto")
-        self._model = _vision_part(name, model, report["missing_keys"]).eval().to(self._device)
+        self.model = _vision_part(name, model, report["missing_keys"]).eval().to(self._device)
         on_cpu = self._device == "cpu"
         self.lanes = 0 if on_cpu else 1
         self._turn: AbstractContextManager[Any] = nullcontext() if on_cpu else threading.Lock()
-        self.digest = checkpoint_digest(self._model, self._processor)
+        self.digest = checkpoint_digest(self.model, self.processor)
         probe = self.prepare(Image.new("RGB", (64, 64)))
         self.side = int(probe.shape[-1])
         self.dim = int(self.embed(probe[None]).shape[1])
 
     def prepare(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        pixels: npt.NDArray[np.float32] = self._processor(images=image, return_tensors="np")["pixel_values"][0]
+        pixels: npt.NDArray[np.float32] = self.processor(images=image, return_tensors="np")["pixel_values"][0]
         return pixels
 
     def embed(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         import torch
 
         with self._turn, torch.inference_mode():
-            output: Any = self._model(pixel_values=torch.from_numpy(np.ascontiguousarray(batch)).to(self._device))
-            vectors: npt.NDArray[np.float32] = self._pooled(output).flatten(1).float().cpu().numpy()
+            pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device)
+            vectors: npt.NDArray[np.float32] = self.pooled(self.model(pixel_values=pixels)).float().cpu().numpy()
             return vectors
+
+    def pooled(self, output: Any) -> Any:
+        """What the torch module `model` gives → vectors (B, dim)."""
+        return self._pooled(output).flatten(1)
 
     def _pooled(self, output: Any) -> Any:
         if getattr(output, "pooler_output", None) is not None:
@@ -70,7 +74,7 @@ class TransformersEmbedder:
         hidden = output.last_hidden_state
         if hidden.ndim == 4:
             return hidden.mean(dim=(2, 3))
-        has_class_token = getattr(getattr(self._model, "embeddings", None), "cls_token", None) is not None
+        has_class_token = getattr(getattr(self.model, "embeddings", None), "cls_token", None) is not None
         return hidden[:, 0] if has_class_token else hidden.mean(dim=1)
 
 

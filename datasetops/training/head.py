@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from datasetops.audits.box_pairs import Boxes
-from datasetops.errors import ModelError
 from datasetops.evaluation.detection import coco_metrics
 from datasetops.evaluation.regions import Regions
 from datasetops.manifest import Repository, Version
@@ -27,6 +25,7 @@ from datasetops.training.head_predictor import OPTIONS, detections
 from datasetops.training.maps import STRIDES, MapBank, bytes_of, scale_of
 from datasetops.training.recipe import HeadRecipe
 from datasetops.training.record import Trained
+from datasetops.training.state import diverged, load_state, optimiser_tensors, rate, restore_optimiser, save_state
 from datasetops.training.targets import assign, cell_middles
 
 _FORMAT: Final = 1
@@ -88,7 +87,7 @@ class _Run:
         self._recipe, self._pictures, self._bank, self._device = recipe, pictures, bank, device
         self._read = Media(repository.store, repository.root).read
         self._flips = flips_of(recipe)
-        self._file = folder / "checkpoint.pt"
+        self._file = folder / "checkpoint.safetensors"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.head = Head(len(pictures.names), recipe.width)
@@ -114,10 +113,7 @@ class _Run:
                 last = step - step % _SAVED
                 note = f"The loss was no finite number in step {step + 1:,} of {total:,}: the weights of step {last:,} are kept."
                 if last == 0:
-                    raise ModelError(
-                        f"The training diverged: the loss was no finite number in step {step + 1:,}.",
-                        remedy="Take a lower learning_rate in the recipe.",
-                    )
+                    raise diverged(step)
                 break
             self._remember(step)
             if (step + 1) % _SAVED == 0:
@@ -209,33 +205,19 @@ class _Run:
             self.head.standardise(level, mean, deviation)
 
     def _save(self, step: int) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        state = {"step": step, "head": self.head.state_dict(), "mean": self._mean}
-        temporary = self._file.with_name(f"{uuid.uuid4().hex}.part")
-        try:
-            torch.save(state | {"optimiser": self._optimiser.state_dict()}, temporary)
-            temporary.replace(self._file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        parts = {"head": self.head.state_dict(), "mean": self._mean, "optimiser": optimiser_tensors(self._optimiser)}
+        save_state(self._file, parts, {"step": step})
 
     def _resume(self) -> int:
         """The step to go on with: 0 where there is no checkpoint, or none that can be read."""
-        try:
-            state = torch.load(self._file, weights_only=True, map_location=self._device)
-        except Exception:  # absent, or cut off: begun anew
+        found = load_state(self._file, self._device)
+        if found is None:  # absent, or cut off: begun anew
             return 0
-        self.head.load_state_dict(state["head"])
-        self._mean = state["mean"]
-        self._optimiser.load_state_dict(state["optimiser"])
-        return int(state["step"])
-
-
-def rate(step: int, total: int, warmup: float) -> float:
-    """Share of the learning rate: a rise over a share of the steps, then half a cosine to nothing."""
-    rise = max(1, round(warmup * total))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+        parts, facts = found
+        self.head.load_state_dict(parts["head"])
+        self._mean = parts["mean"]
+        restore_optimiser(self._optimiser, parts["optimiser"])
+        return int(facts["step"])
 
 
 def _moments(cells: Any) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ from datasetops.training.record import WEIGHTS, ModelRecord, model_file
 from datasetops.training.targets import cell_middles
 
 OPTIONS: Final[Mapping[str, Any]] = {"min_score": 0.02, "nms_iou": 0.55, "max_boxes": 300}
-_CANDIDATES: Final = 1000  # best cells that overlaps are looked at of
+CANDIDATES: Final = 1000  # best cells that overlaps are looked at of
 
 
 def detections(
@@ -49,7 +49,7 @@ def candidates(
         logits, sides = head([level[None].to(head.stretch.device) for level in levels])
     scores = logits[0].sigmoid().cpu().numpy()
     cell, label = np.nonzero(scores >= min_score)
-    best = np.argsort(-scores[cell, label], kind="stable")[:_CANDIDATES]
+    best = np.argsort(-scores[cell, label], kind="stable")[:CANDIDATES]
     cell, label = cell[best], label[best]
     reach, middle = sides[0].cpu().numpy()[cell, label].astype(np.float64), middles[cell]
     boxes = np.concatenate([middle - reach[:, :2], middle + reach[:, 2:]], axis=1)

@@ -19,7 +19,7 @@ Halves: TypeAlias = npt.NDArray[np.float16]
 LEVELS: Final = (("out4",), ("out7", "out10"), ("out14",))  # of each stride; narrow, which keeps the head small
 STRIDES: Final = tuple(MAPS[names[0]][2] for names in LEVELS)
 CHANNELS: Final = tuple(sum(MAPS[name][3] for name in names) for names in LEVELS)
-_NAMES: Final = tuple(name for names in LEVELS for name in names)
+MAP_NAMES: Final = tuple(name for names in LEVELS for name in names)
 _FORMAT: Final = 1
 
 Flip = tuple[bool, bool]  # left and right, top and bottom
@@ -52,7 +52,7 @@ class MapBank:
             image = ImageOps.mirror(image)
         if flip[1]:
             image = ImageOps.flip(image)
-        found = dict(zip(_NAMES, self._network.maps(image, _NAMES, self._side), strict=True))
+        found = dict(zip(MAP_NAMES, self._network.maps(image, MAP_NAMES, self._side), strict=True))
         levels = [
             np.ascontiguousarray(np.concatenate([found[name] for name in names], axis=2).transpose(2, 0, 1), np.float16)
             for names in LEVELS

@@ -31,7 +31,7 @@ from datasetops.training.record import (
 )
 
 _READING: Final = 1  # raised whenever the same files would give other predictions
-_SURE: Final = 0.05  # least probability of a class that is named, where several may hold
+SURE: Final = 0.05  # least probability of a class that is named, where several may hold
 
 
 def open_model(name: str, cache: Path, request: Request) -> Predictor:
@@ -49,6 +49,10 @@ def open_model(name: str, cache: Path, request: Request) -> Predictor:
         from datasetops.training.head_predictor import HeadPredictor
 
         kinds["head"] = HeadPredictor
+    if description["kind"] == "finetune":
+        from datasetops.training.finetune_predictor import FinetunedPredictor
+
+        kinds["finetune"] = FinetunedPredictor
     if description["kind"] not in kinds:
         raise ModelError(
             f"The model {record.name} is a {description['kind']}, which this release cannot open.",
@@ -84,7 +88,7 @@ class ProbePredictor(Kept):
         from safetensors.numpy import load
 
         self._several = bool(description["several"])
-        options = request.choose({"min_score": _SURE if self._several else 0.0})
+        options = request.choose({"min_score": SURE if self._several else 0.0})
         super().__init__(repository, record, options)
         told = description["embedder"]
         self._embedder = open_embedder(told["reference"], cache=cache)

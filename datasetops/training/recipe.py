@@ -13,7 +13,7 @@ from datasetops.records import canonical_json, sha256_hex
 from datasetops.schema.model import Count, Name, Positive, Record, Text, wrong
 from datasetops.schema.yamlfile import read_file, read_yaml, validated
 
-PACKAGED: Final = ("probe", "head", "vit", "detr")
+PACKAGED: Final = ("probe", "head", "vit", "detr", "segformer")
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, lt=1)]
@@ -98,10 +98,11 @@ class HeadRecipe(Recipe):
 
 
 class Augmentation(Record):
-    """Random changes of the images that are learned from. `crop`: least share of the area that a crop keeps; 1 for none.
-    `colour`: strength of changes of brightness, contrast and saturation."""
+    """Random changes of the images that are learned from, other ones in each epoch. `flips`: mirrored or not, by chance.
+    `crop`: least share of the area that a crop keeps; 1 for none. `colour`: most by which brightness, contrast and
+    saturation change, as a share."""
 
-    flip: bool = True
+    flips: Flips = Flips()
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     colour: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
@@ -109,13 +110,15 @@ class Augmentation(Record):
 class FinetuneRecipe(Recipe):
     """All weights of a model of transformers. `model`: hf:NAME@REVISION or local:DIR, in safetensors.
 
-    `batch`: images of a step, taken together from smaller batches where memory is short. `backbone_rate`: learning rate
-    of the backbone over that of the rest. `warmup`: share of the steps. `patience`: epochs without a better validation
-    loss after which training stops; null for never.
+    `batch`: images of a step, taken in parts where memory is short. `backbone_rate`: learning rate of the backbone over
+    that of the rest; 0 leaves it as it is. `warmup`: share of the steps. `clip`: norm of a step's gradient at most.
+    `patience`: epochs without a better validation loss after which training stops; null for never. `sampling`: whether an
+    epoch looks at each image once, or as often at rare classes as at frequent ones. `unlabeled` (masks): whether pixels
+    without a label are of no class, or are not learned from.
     """
 
     kind: Literal["finetune"]
-    task: Literal["classification", "box"]
+    task: Literal["classification", "box", "mask"]
     model: Name
     epochs: Count = 20
     batch: Count = 16
@@ -126,7 +129,17 @@ class FinetuneRecipe(Recipe):
     clip: Positive = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
     patience: Count | None = 5
+    sampling: Literal["all", "balanced"] = "all"
+    unlabeled: Literal["background", "ignore"] = "background"
     augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _detectors_weigh_nothing(self) -> Self:
+        if self.task == "box" and self.class_weights != "none":
+            raise wrong("class_weights", "detectors of transformers cannot weigh classes; take 'sampling: balanced'")
+        if self.task == "box" and self.noise.findings == "down-weight":
+            raise wrong("noise", "detectors of transformers cannot weigh boxes; take 'findings: exclude'")
+        return self
 
 
 AnyRecipe: TypeAlias = ProbeRecipe | HeadRecipe | FinetuneRecipe

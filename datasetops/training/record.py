@@ -38,7 +38,10 @@ _FOLDER: Final = "models/"
 _FILES: Final = "model-files"
 _SUFFIXES: Final = {WEIGHTS: "safetensors", DESCRIPTION: "json", SAMPLES: "parquet"}
 _FORMAT: Final = 1
-_PACKAGES: Final = ("dsops", "numpy", "onnxruntime", "pillow", "safetensors", "scipy", "torch", "transformers")
+_PACKAGES: Final = (
+    *("accelerate", "albumentations", "dsops", "numpy", "onnxruntime", "opencv-python-headless", "pillow"),
+    *("safetensors", "scipy", "torch", "transformers"),
+)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def record_model(repository: Repository, version: Version, trained: Trained, **f
         schema=version.commit.schema,
         metric=trained.metric,
         metrics=plain(dict(trained.metrics)),
-        files={role: _kept(repository, data, _SUFFIXES[role]) for role, data in contents.items()},
+        files={role: keep_file(repository, data, _SUFFIXES[role]) for role, data in contents.items()},
         samples={part: len(ids) for part, ids in parts.items()},
         samples_digest=samples_digest(parts[TRAIN]),
         notes=trained.notes,
@@ -290,7 +293,8 @@ def _names(repository: Repository) -> list[str]:
     return sorted(names, key=lambda name: int(name[1:]))
 
 
-def _kept(repository: Repository, data: bytes, suffix: str) -> ModelFile:
+def keep_file(repository: Repository, data: bytes, suffix: str) -> ModelFile:
+    """Keep a file of a model, named by its content."""
     digest = sha256_hex(data)
     key = f"{_FILES}/{digest}.{suffix}"
     if not repository.store.exists(key):

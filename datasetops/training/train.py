@@ -17,8 +17,10 @@ from datasetops.errors import ConflictError, ModelError
 from datasetops.gate.status import require_accepted
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
+from datasetops.plugins import load_plugin
 from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json, sha256_hex
+from datasetops.settings import Settings
 from datasetops.training.data import Parts, choose_parts
 from datasetops.training.recipe import AnyRecipe, HeadRecipe, ProbeRecipe, parse_recipe
 from datasetops.training.record import (
@@ -34,6 +36,14 @@ from datasetops.training.record import (
 
 REPRODUCE: Final = "reproduce"
 _CHECKPOINTS: Final = "training"  # folder of the cache
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """Of Ray: its address, None for one on this machine, and the GPUs of each worker."""
+
+    address: str | None
+    gpus: float
 
 
 @dataclass(frozen=True)
@@ -63,27 +73,33 @@ def train(
     parent: str | None = None,
     skip_unreadable: bool = False,
     device: str = "auto",
+    engine: str | None = None,
+    address: str | None = None,
+    gpus: float | None = None,
     progress: Progress = no_progress,
 ) -> ModelRecord:
     """Train on a split of an accepted version, and keep the model under the next free name.
 
+    `engine` is local or ray, the repository's setting unless told, as are the `address` of a Ray cluster and the `gpus`
+    of each of its workers; recipes of the kind finetune use it, others are trained on this machine.
     `experiment` takes any version, and the record says so. `parent`: the model that this one is to replace, for the
     record. A run that was stopped goes on where it was when it is started again with the same arguments; its checkpoints
     are in the repository's cache until it ends. Where nothing was stopped, the same arguments give the same weights on
     the same processor, packages and number of threads.
 
-    Raises RejectedError for a version that is not accepted and for a sealed split, NotFoundError for an empty split,
-    classes without examples, one class alone, and images that cannot be read (by name, unless `skip_unreadable`),
-    ModelError where the recipe cannot learn what the schema asks for, or where training diverges at once.
+    Raises RejectedError for a version that is not accepted and for a sealed split, NotFoundError for an unknown engine,
+    an empty split, classes without examples, one class alone, and images that cannot be read (by name, unless
+    `skip_unreadable`), ModelError where the recipe cannot learn what the schema asks for, or where training diverges at once.
     """
     if not experiment:
         require_accepted(repository, version, purpose="Training")
     if parent is not None:
         load_model_record(repository, parent)
+    cluster = _cluster(repository.settings, engine, address, gpus)
     threads = repository.settings.jobs
     folder = _run_folder(repository, version, recipe, split, skip_unreadable, threads)
-    with _same_arithmetic(threads, recipe):
-        trained, parts = _train(repository, version, recipe, split, folder, skip_unreadable, device, progress)
+    with same_arithmetic(threads, recipe):
+        trained, parts = _train(repository, version, recipe, split, folder, skip_unreadable, device, progress, cluster)
     record = record_model(
         repository,
         version,
@@ -127,7 +143,7 @@ def reproduce(
     folder = repository.cache / _CHECKPOINTS / f"{record.name}-again"
     shutil.rmtree(folder, ignore_errors=True)
     chosen = device or str(record.environment["device"])
-    with _same_arithmetic(threads, recipe):
+    with same_arithmetic(threads, recipe):
         trained, parts = _train(
             repository, version, recipe, record.split, folder, record.skip_unreadable, chosen, progress
         )
@@ -149,7 +165,7 @@ def reproduce(
 
 def _train(
     repository: Repository, version: Version, recipe: AnyRecipe, split: str, folder: Path, skip: bool, device: str,
-    progress: Progress,
+    progress: Progress, cluster: _Cluster | None = None,
 ) -> tuple[Trained, Parts]:  # fmt: skip
     parts = choose_parts(version, split, recipe)
     if isinstance(recipe, ProbeRecipe):
@@ -157,14 +173,37 @@ def _train(
 
         return train_probe(repository, version, parts, recipe, skip_unreadable=skip, progress=progress)
     if isinstance(recipe, HeadRecipe):
-        try:
-            from datasetops.training.head import train_head
-        except ImportError:
-            raise ModelError("Recipes of the kind head cannot be trained yet.", remedy="Take a probe.") from None
+        from datasetops.training.head import train_head
+
         return train_head(
             repository, version, parts, recipe, folder, skip_unreadable=skip, device=device, progress=progress
         )
-    raise ModelError("Recipes of the kind finetune cannot be trained yet.", remedy="Take a probe or a head.")
+    if cluster is not None:
+        from datasetops.training.finetune_ray import train_on_ray
+
+        return train_on_ray(
+            repository, version, parts, recipe, folder, split=split, skip_unreadable=skip,
+            threads=repository.settings.jobs, address=cluster.address, gpus=cluster.gpus, progress=progress,
+        )  # fmt: skip
+    from datasetops.training.finetune import train_finetune
+
+    trained, kept = train_finetune(
+        repository, version, parts, recipe, folder, skip_unreadable=skip, device=device, progress=progress
+    )
+    if trained is None:  # only a worker that is not the first gives none
+        raise ModelError("The training gave no model.", remedy="Run the command again.")
+    return trained, kept
+
+
+def _cluster(settings: Settings, engine: str | None, address: str | None, gpus: float | None) -> _Cluster | None:
+    """None where the engine is local. Raises NotFoundError for an unknown one, ModelError for one that cannot train."""
+    name = engine or settings.engine
+    if name == "ray":
+        return _Cluster(address or settings.ray_address, settings.ray_gpus if gpus is None else gpus)
+    load_plugin("engines", name)
+    if name != "local":
+        raise ModelError(f"The engine {name} cannot train.", remedy="Take local or ray.")
+    return None
 
 
 def _run_folder(
@@ -176,7 +215,7 @@ def _run_folder(
 
 
 @contextmanager
-def _same_arithmetic(threads: int, recipe: AnyRecipe) -> Iterator[None]:
+def same_arithmetic(threads: int, recipe: AnyRecipe) -> Iterator[None]:
     """A fixed number of threads for NumPy, and for torch where it trains: sums are rounded otherwise with another."""
     from threadpoolctl import threadpool_limits
 
@@ -220,9 +259,9 @@ def _changed(record: ModelRecord, parts: Parts, now: Mapping[str, Any]) -> tuple
     """What is not as it was when the model was trained, and may be why numbers differ."""
     before = json.loads(canonical_json(plain(dict(record.environment))))
     found = []
-    for name in ("python", "machine", "processor", "device"):
-        if before.get(name) != now[name]:
-            found.append(f"{name}: {before.get(name)}, now {now[name]}")
+    for name in ("python", "machine", "processor", "device", "workers", "start"):
+        if before.get(name) != now.get(name):
+            found.append(f"{name}: {before.get(name)}, now {now.get(name)}")
     packages = before.get("packages", {})
     for name in sorted(set(packages) | set(now["packages"])):
         if packages.get(name) != now["packages"].get(name):

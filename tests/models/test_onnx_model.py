@@ -128,6 +128,32 @@ def test_rt_detr_in_one_output_has_boxes_first(write: Write) -> None:
     assert [(name, score) for name, score, _ in answers] == [("dog", 0.7), ("cat", 0.6)]
 
 
+def test_rows_of_boxes_have_corners_score_and_class(write: Write) -> None:
+    rows = [[22, 27, 42, 37, 0.8, 1], [5, 20, 9, 24, 0.04, 0], [0, 0, 0, 0, 0, 0]]
+    file = write({"family": "boxes", "names": NAMES}, {"rows": rows})
+    assert boxes_of(found(file)) == [("dog", 0.8, (44.0, 22.0, 84.0, 42.0))]
+    told = write({"family": "boxes", "names": NAMES, "output": {"min_score": 0.01}}, {"rows": rows})
+    assert (len(found(told)), len(found(told, min_score=0.5))) == (2, 1)
+    with pytest.raises(FormatError, match="classes from 0 to 2; got 0 to 3"):
+        found(write({"family": "boxes", "names": NAMES}, {"rows": [*rows, [1, 1, 2, 2, 0.9, 3]]}))
+
+
+def test_the_longer_side_keeps_the_aspect(write: Write) -> None:
+    spec = {"family": "boxes", "names": NAMES, "input": {"resize": "longer-side", "size": [64, 64]}}
+    file = write(spec, {"rows": [[16, 8, 32, 24, 0.8, 1]]}, shape=(None, 3, None, None))
+    model = opened(file)
+    assert model.prepare(WIDE).pixels.shape == (3, 32, 64)
+    assert boxes_of(found(file)) == [("dog", 0.8, (32.0, 16.0, 64.0, 48.0))]
+    both = [model.prepare(image) for image in (WIDE, WIDE.rotate(90, expand=True))]
+    assert [own[0].box for own in model.predict(both)] == [(32, 16, 64, 48), (32, 16, 64, 48)]
+
+
+def test_several_classes_may_hold_under_a_sigmoid(write: Write) -> None:
+    spec = {"family": "logits", "names": NAMES, "output": {"activation": "sigmoid"}}
+    file = write(spec, {"logits": [2.0, -9.0, 0.0]})
+    assert [(one.name, round(one.score, 4)) for one in found(file)] == [("cat", 0.8808), ("bird", 0.5)]
+
+
 def test_logits_give_scores_of_all_names(write: Write) -> None:
     file = write({"family": "logits", "names": NAMES}, {"logits": [1.0, 3.0, 2.0]})
     (answer,) = found(file)
@@ -206,6 +232,7 @@ def test_points_of_the_image_are_found_again() -> None:
         ("family: yolox\nnames: [a]\ninput:\n  colour: bgr\n", r"line 4: input.colour: there is no such field"),
         ("family: yolox\nnames: [a]\ninput: 5\n", r"line 3: input: expected a mapping"),
         ("family: yolox\nnames: [a]\noutput:\n  names: [x, y]\n", r"line 4: output.names: expected one output"),
+        ("family: yolox\nnames: [a]\ninput:\n  resize: longer-side\n", r"line 4: input.resize: the outputs of yolox"),
         ("family: [yolox]\nnames: [a]\n", r"line 1: family"),
         ("- yolox\n", r"expected a mapping"),
         ("family: yolox\n  names: [\n", r"line 2"),
@@ -241,9 +268,9 @@ def test_a_description_that_does_not_fit_the_model(
         opened(file)
 
 
-@pytest.mark.parametrize("family", ["yolox", "yolov5", "yolov8", "rt-detr", "logits"])
+@pytest.mark.parametrize("family", ["yolox", "yolov5", "yolov8", "rt-detr", "boxes", "logits"])
 def test_an_output_of_another_shape_is_refused(write: Write, family: str) -> None:
-    file = write({"family": family, "names": NAMES}, {"output": np.zeros((5, 6))})
+    file = write({"family": family, "names": NAMES}, {"output": np.zeros((5, 9))})
     with pytest.raises(FormatError, match=r"model.yaml: family: .*expected .*; got 5"):
         found(file)
 

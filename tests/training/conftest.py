@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from datasetops.ledger import Event
 from datasetops.manifest import Change, Repository
 from datasetops.records import sha256_hex
 from datasetops.schema import LabelSchema
+
+from .coloured import Make, squares
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))  # tiny_checkpoints
 
 CLASSES = 4
 PER_CLASS = 30
@@ -90,3 +95,11 @@ def accept(repository: Repository, name: str = "main") -> None:
     """As the gate does when a version passes."""
     version = repository.version(name)
     repository.ledger.record(Event("accept", "ann", inputs={"version": version.name, "commit": version.digest}))
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """`make("box")` and the like: see `squares`."""
+    monkeypatch.setenv("DSOPS_JOBS", "1")
+    monkeypatch.setenv("DSOPS_CACHE", str(tmp_path / "cache"))
+    return lambda kind, **more: squares(tmp_path / "repository", kind, **more)

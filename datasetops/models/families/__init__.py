@@ -1,7 +1,7 @@
 """Predictors from the Hugging Face hub or a local folder, by the architecture that their config.json names.
 
-One module a family: `classify`, `zero_shot_classify`, `detect`, `zero_shot_detect`, `masks`. Nothing here imports torch
-before a model is opened.
+One module a family: `classify`, `zero_shot_classify`, `detect`, `zero_shot_detect`, `segment`, `masks`. Nothing here
+imports torch before a model is opened.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from datasetops.models.predictor import Predictor, Request
 _DETECTORS: Final = (
     *("ConditionalDetr", "DFine", "DeformableDetr", "Detr", "RTDetr", "RTDetrV2", "TableTransformer", "Yolos"),
 )
+_SEGMENTERS: Final = (
+    *("Beit", "Data2VecVision", "DPT", "MobileNetV2", "MobileViT", "MobileViTV2", "Segformer", "UperNet"),
+)
 _ZERO_SHOT_DETECTORS: Final = ("GroundingDino", "MMGroundingDino", "OwlViT", "Owlv2")
 _FAMILIES: Final = {
     "CLIPModel": "zero_shot_classify:ZeroShotClassifier",
     "SiglipModel": "zero_shot_classify:ZeroShotClassifier",
     "SamModel": "masks:MaskPredictor",
     **{f"{name}ForObjectDetection": "detect:Detector" for name in _DETECTORS},
+    **{f"{name}ForSemanticSegmentation": "segment:Segmenter" for name in _SEGMENTERS},
     **{f"{name}ForObjectDetection": "zero_shot_detect:GroundedDetector" for name in _ZERO_SHOT_DETECTORS[:2]},
     **{f"{name}ForObjectDetection": "zero_shot_detect:OwlDetector" for name in _ZERO_SHOT_DETECTORS[2:]},
 }
 _KNOWN: Final = (
     "Known are image classifiers (ViT, DINOv2, ConvNeXt and all others of transformers, with their head), CLIP and "
-    "SigLIP, OWLv2 and Grounding DINO, DETR, RT-DETR and D-FINE, and SAM."
+    "SigLIP, OWLv2 and Grounding DINO, DETR, RT-DETR and D-FINE, SegFormer and its kin, and SAM."
 )
 
 
@@ -53,7 +57,7 @@ def _open(
 ) -> Predictor:
     config, commit = read_config(source, name=name, revision=revision, local_only=local_only)
     architecture = next(iter(getattr(config, "architectures", None) or ()), "")
-    family = _family(name, architecture)
+    family = family_of(name, architecture)
     request.require_task(name, family.kinds)
     if family.reads_text:
         request.require_prompts(name)
@@ -70,7 +74,7 @@ def _open(
     return predictor
 
 
-def _family(name: str, architecture: str) -> Any:
+def family_of(name: str, architecture: str) -> Any:
     """The class for an architecture. Raises ModelError that says what the model is instead."""
     place = _FAMILIES.get(architecture)
     if place is None and architecture in _classifiers():

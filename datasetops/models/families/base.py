@@ -47,6 +47,21 @@ class TransformersPredictor:
         parts = [type(self).__name__, checkpoint_digest(self._model, self._processor), plain(options), plain(inputs)]
         self.digest = sha256_hex(canonical_json(parts))
 
+    @property
+    def model(self) -> Any:
+        """The torch module."""
+        return self._model
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """As they were chosen when it was opened."""
+        return self._options
+
+    @property
+    def processor(self) -> Any:
+        """What prepares its images."""
+        return self._processor
+
     def prepare(self, image: Image.Image) -> Prepared:
         """Raises ImageError for an image that the model's own preparation cannot resize, such as 1 x 5,000 pixels."""
         try:

@@ -111,7 +111,7 @@ class MaskPredictor(TransformersPredictor):
             scores = output.iou_scores[0, :, 0].float().cpu().numpy().clip(0, 1)
             full = (mask[0].cpu().numpy() > 0 for mask in self._full_size(output.pred_masks[0], size))
             for box, score, mask in zip(part, scores.tolist(), full, strict=True):
-                result.append(_prediction(box.name, box.score * score, mask, box.box))
+                result.append(mask_prediction(box.name, box.score * score, mask, box.box))
         return result
 
     def _everything(self, features: Any, size: tuple[int, int]) -> list[Prediction]:
@@ -131,7 +131,7 @@ class MaskPredictor(TransformersPredictor):
             for score, mask in zip(scores[good].tolist(), self._full_size(small, size), strict=True):
                 inner, outer = (int((mask > level).sum()) for level in (_STABLE_OFFSET, -_STABLE_OFFSET))
                 if outer and inner >= self._options["min_stability"] * outer and bool((mask > 0).any()):
-                    found.append(_prediction(_ANYTHING, min(max(score, 0.0), 1.0), mask[0].cpu().numpy() > 0, None))
+                    found.append(mask_prediction(_ANYTHING, min(max(score, 0.0), 1.0), mask[0].cpu().numpy() > 0, None))
         found.sort(key=lambda item: -item.score)
         boxes = np.array([item.box for item in found]).reshape(-1, 4)
         return [found[index] for index in suppress(boxes, np.zeros(len(found), int), self._options["nms_iou"])]
@@ -159,7 +159,7 @@ class MaskPredictor(TransformersPredictor):
         return torch.from_numpy(values.astype(np.float32)).to(self.device)
 
 
-def _prediction(
+def mask_prediction(
     name: str | None, score: float, mask: npt.NDArray[np.bool_], box: tuple[float, float, float, float] | None
 ) -> Prediction:
     """A mask (height, width) with the box around it; an empty mask keeps the box that was asked for and scores 0."""

@@ -1,0 +1,33 @@
+"""How well the class of every pixel is told: intersection over union, as Pascal VOC and Cityscapes count it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def pixel_metrics(table: npt.NDArray[np.int64], names: Sequence[str]) -> dict[str, Any]:
+    """Of pixels by true class (rows) and predicted class (columns), a square table of at least as many as `names`.
+
+    Classes beyond the names, such as background, count in `pixel_accuracy` but in no mean; nor do classes of which there
+    is no pixel, whose numbers are NaN. Everingham et al., "The Pascal VOC Challenge" (IJCV 2010).
+    """
+    own = np.diagonal(table)[: len(names)].astype(np.float64)
+    truth, found = (table.sum(axis=axis)[: len(names)].astype(np.float64) for axis in (1, 0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iou, recall = own / (truth + found - own), own / truth
+    there = truth > 0
+    total = table.sum()
+    return {
+        "mean_iou": float(iou[there].mean()) if there.any() else float("nan"),
+        "mean_recall": float(recall[there].mean()) if there.any() else float("nan"),
+        "pixel_accuracy": float(np.trace(table) / total) if total else float("nan"),
+        "classes": {
+            name: {"pixels": int(truth[code]), "iou": float(iou[code]), "recall": float(recall[code])}
+            for code, name in enumerate(names)
+            if there[code]
+        },
+    }

@@ -1,0 +1,1 @@
+"""Monitoring: samples of production against the version that a model was trained on."""
