@@ -115,10 +115,10 @@ def finetuned_graph(repository: Repository, record: ModelRecord, cache: Path) ->
     from datasetops.training.predictor import open_model
 
     home = repository.store.url if repository.root is None else str(repository.root.absolute())
-    opened: Any = open_model(record.name, cache, Request(device="cpu", repository=home))
-    inner = next((one for one in (opened, *vars(opened).values()) if isinstance(one, TransformersPredictor)), None)
-    if inner is None:
-        raise ModelError(f"The model {record.name} cannot be exported.", remedy="Update dsops.")
+    opened = open_model(record.name, cache, Request(device="cpu", repository=home))
+    inner: Any = getattr(opened, "inner", None)
+    if not isinstance(inner, TransformersPredictor):
+        raise ModelError(f"The model {record.name} is none of transformers.", remedy="Update dsops.")
     model = inner.model
     spec: dict[str, Any] = {"names": list(record.classes)}
     if record.task == "classification":
