@@ -65,7 +65,7 @@ def measured(folder: Path, column: str) -> dict[str, Any]:
         models[f"flagged ones: {name}"] = trained(str(recipe))
     samples = Repository.open(str(repository)).version("v1").table("samples").to_pandas()
     file_of = dict(zip(samples["sample_id"], samples["uri"].map(lambda uri: Path(uri).name), strict=True))
-    findings = json.loads(dsops(repository, "findings", "v1", "--check", "label_noise", "--json"))["findings"]
+    findings = json.loads(dsops(repository, "findings", "v1", "--check", "label_noise", "--json"))
     flagged = {file_of[one["sample_id"]] for one in findings} & set(train)
     wrong = {name for name in train if given[name] != truth[name]}
     labels |= {name: truth[name] for name in flagged}

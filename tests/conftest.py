@@ -20,7 +20,7 @@ from datasetops.schema import LabelSchema
 
 sys.path.insert(0, str(Path(__file__).parent))  # helpers of the tests: pictures
 hypothesis.settings.register_profile(
-    "busy machines", suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "busy machines", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("busy machines")
 
