@@ -132,7 +132,11 @@ def leakage(case: Case) -> RuleResult:
     if lacking or case.open is None:
         return lacking or _not_audited("leakage", case)
     rows = case.open.filter(pc.equal(case.open["check"], "leakage"))
-    remedy = f"Move one side: dsops findings {case.version.name} --check leakage; dsops split keeps groups together."
+    name = case.version.name
+    remedy = (
+        f"Leave out one side: dsops findings {name} --check leakage --format csv --out leaks.csv; dsops remove --batch "
+        "leaks.csv. dsops split keeps groups and copies together."
+    )
     told = f"{len(rows):,} items are on both sides of a split" if len(rows) else "nothing is on both sides of a split"
     return RuleResult("leakage", not len(rows), told, remedy, {"open": len(rows)})
 
