@@ -12,23 +12,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.engine import Fault, Item
+from datasetops.engine import Item
 from datasetops.errors import ModelError
 from datasetops.evaluation.regions import Flags, Floats
 from datasetops.manifest import Repository, Version
 from datasetops.plugins import plugin_names
+from datasetops.preannotate.compute import compute
 from datasetops.preannotate.few_shot_labeler import SCHEME
 from datasetops.preannotate.labelers import Labeler
 from datasetops.preannotate.mapping import ClassMapping
 from datasetops.preannotate.opening import open_labeler
-from datasetops.preannotate.predictions import ModelInfo, Outcome, PredictionStore, find_model
+from datasetops.preannotate.predictions import ModelInfo, PredictionStore, find_model
 from datasetops.preannotate.rows import Owners, RowRules, rows_of
 from datasetops.preannotate.stored import mapping_of, stored_probabilities
 from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, Finding
 
 KINDS: Final = ("classification", "box", "mask", "polygon", "text")  # that can be evaluated
-_FLUSH: Final = 20_000  # images between two writes of predictions
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,8 @@ def ask(
     reasons: dict[str, str] = {}
     if source.labeler is None:
         reasons = {items[place].key: "no prediction is kept" for place in missing}
-    elif missing:
-        reasons = _compute(store, source.labeler, items, missing, progress)
-        if len(reasons) < len(missing):
-            store.describe(model)
+    else:
+        reasons = compute(store, source.labeler, model, items, missing, progress)
     owners = pa.table({"sample_id": samples["sample_id"][there].tolist(), "key": samples["sha256"][there].tolist()})
     names = mapping_of(repository, version, model, mapping)
     said, rows, refused = _said(store, owners, RowRules(model, names, version.schema, (kind,), 0.0, ""))
@@ -142,28 +140,6 @@ def ask(
     return Answers(
         model, names, kind, answered, _faults(samples[~answered], reasons), len(missing) - len(reasons), probabilities, rows
     )  # fmt: skip
-
-
-def _compute(
-    store: PredictionStore, labeler: Labeler, items: Sequence[Item], missing: Sequence[int], progress: Progress
-) -> dict[str, str]:
-    """Ask and keep what is said. Returns by key why nothing could be said of some."""
-    reasons: dict[str, str] = {}
-    keys: list[str] = []
-    outcomes: list[Outcome] = []
-    try:
-        for place, result in labeler.label(items, missing, progress=progress):
-            if isinstance(result, Fault):
-                reasons[result.key] = result.reason
-                continue
-            keys.append(items[place].key)
-            outcomes.append(result)
-            if len(keys) >= _FLUSH:
-                store.add(keys, outcomes)
-                keys, outcomes = [], []
-    finally:
-        store.add(keys, outcomes)
-    return reasons
 
 
 def _said(store: PredictionStore, owners: pa.Table, rules: RowRules) -> tuple[pa.Array, pa.Table, dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -10,18 +9,17 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from datasetops.engine import Fault, Item
+from datasetops.engine import Item
 from datasetops.evaluation.answers import Answers, Source, ask
 from datasetops.manifest import Repository, Version
-from datasetops.preannotate.labelers import Labeler
-from datasetops.preannotate.predictions import Outcome, PredictionStore
+from datasetops.preannotate.compute import compute
+from datasetops.preannotate.predictions import PredictionStore
 from datasetops.preannotate.rows import Owners, class_scores
 from datasetops.preannotate.stored import mapping_of
 from datasetops.progress import Progress, no_progress
 from datasetops.records import Finding
 
 _CLASS: Final = "classification"
-_FLUSH: Final = 20_000  # images between two writes of predictions
 
 
 def answers_of(
@@ -46,9 +44,7 @@ def answers_of(
     store = PredictionStore(repository, model.digest)
     known = store.known(item.key for item in items)
     missing = [place for place, item in enumerate(items) if item.key not in known]
-    reasons = _compute(store, source.labeler, items, missing, progress)
-    if len(reasons) < len(missing):
-        store.describe(model)
+    reasons = compute(store, source.labeler, model, items, missing, progress)
     names = mapping_of(repository, version, model)
     schema = version.schema
     owners = Owners(pa.table({"sample_id": samples["sample_id"][there], "key": samples["sha256"][there]}))
@@ -66,28 +62,6 @@ def answers_of(
     return Answers(
         model, names, kind, answered, _faults(samples[~answered], reasons), len(missing) - len(reasons), found
     )  # fmt: skip
-
-
-def _compute(
-    store: PredictionStore, labeler: Labeler, items: Sequence[Item], missing: Sequence[int], progress: Progress
-) -> dict[str, str]:
-    """Ask and keep what is said. Returns by key why nothing could be said."""
-    reasons: dict[str, str] = {}
-    keys: list[str] = []
-    outcomes: list[Outcome] = []
-    try:
-        for place, result in labeler.label(items, missing, progress=progress) if missing else ():
-            if isinstance(result, Fault):
-                reasons[result.key] = result.reason
-            else:
-                keys.append(items[place].key)
-                outcomes.append(result)
-            if len(keys) >= _FLUSH:
-                store.add(keys, outcomes)
-                keys, outcomes = [], []
-    finally:
-        store.add(keys, outcomes)
-    return reasons
 
 
 def _shares(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,20 +10,21 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.engine import Engine, Fault, Item, open_engine
+from datasetops.engine import Engine, Item, open_engine
 from datasetops.errors import ConflictError, ModelError, NotFoundError, did_you_mean
 from datasetops.ledger import Event
 from datasetops.manifest import Change, Repository, Version
 from datasetops.manifest.repository import MAIN
 from datasetops.models.predictor import Predictor, Prompts
 from datasetops.preannotate.auto_accept import ensure_plan, mark
+from datasetops.preannotate.compute import compute
 from datasetops.preannotate.cost import Cost, estimate
 from datasetops.preannotate.labelers import EngineLabeler, Labeler, Learner
 from datasetops.preannotate.mapping import ClassMapping, choose_mapping
 from datasetops.preannotate.measure import judged_kind, plain
 from datasetops.preannotate.outlines import Outlines
 from datasetops.preannotate.plan import Chosen, Plan, choose, labeled_by_people, plan
-from datasetops.preannotate.predictions import ModelInfo, Outcome, PredictionStore
+from datasetops.preannotate.predictions import ModelInfo, PredictionStore
 from datasetops.preannotate.promise import Measured, Reached, below_target, promise
 from datasetops.preannotate.record import EVENT, make_event
 from datasetops.preannotate.rows import Owners, RowRules, Thresholds, rows_of
@@ -34,8 +34,6 @@ from datasetops.records import ANNOTATIONS, Finding
 from datasetops.store.media import Media
 
 _ATTEMPTS: Final = 5  # each after somebody else's commit to the same rows
-_FLUSH_IMAGES: Final = 20_000  # between two writes of predictions, whichever of the two comes first: what a killed run
-_FLUSH_SECONDS: Final = 30.0  # loses at most
 _SHOWN_FAULTS: Final = 5
 
 
@@ -173,10 +171,8 @@ def preannotate(
     first = Event(EVENT, repository.settings.actor)
     marked = mark(target_precision) if auto_accept and target_precision is not None else None
     rules = RowRules(model, mapped, version.schema, kinds, thresholds, first.event_id, tuple(classes), outlines, marked)
-    faults = _compute(store, labeler, items, missing, progress) if missing else {}
+    faults = compute(store, labeler, model, items, missing, progress)
     computed = len(missing) - len(faults)
-    if computed:
-        store.describe(model)
     measured: Measured | None = None
     if target_precision is not None:
         measured = _measured(store, owners, head, rules, target_precision, confidence, together)
@@ -306,35 +302,6 @@ def _items(
     for _, key, uri in there:
         first.setdefault(key, uri)
     return owners, [Item(key, uri) for key, uri in first.items()], None if found is None else found.parents
-
-
-def _compute(
-    store: PredictionStore, labeler: Labeler, items: Sequence[Item], missing: Sequence[int], progress: Progress
-) -> dict[str, str]:
-    """Ask about images and keep what is said, as it comes. Returns by key why nothing could be said of some."""
-    faults: dict[str, str] = {}
-    keys: list[str] = []
-    outcomes: list[Outcome] = []
-
-    def flush() -> None:
-        store.add(keys, outcomes)
-        keys.clear()
-        outcomes.clear()
-
-    written = time.monotonic()
-    try:
-        for index, result in labeler.label(items, missing, progress=progress):
-            if isinstance(result, Fault):
-                faults[result.key] = result.reason
-                continue
-            keys.append(items[index].key)
-            outcomes.append(result)
-            if len(keys) >= _FLUSH_IMAGES or time.monotonic() - written > _FLUSH_SECONDS:
-                flush()
-                written = time.monotonic()
-    finally:
-        flush()
-    return faults
 
 
 def _rows(store: PredictionStore, owners: pa.Table, rules: RowRules) -> tuple[pa.Table, pa.Array, dict[str, str]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from datasetops.errors import ModelError
 from datasetops.manifest import Repository
 from datasetops.models.transformers_model import TransformersEmbedder
+from datasetops.progress import quiet
 from datasetops.promotion.graphs import OPSET, Graph
 from datasetops.training.head_net import Head
 from datasetops.training.head_predictor import CANDIDATES
@@ -190,7 +189,7 @@ def exported(
     module: nn.Module, examples: tuple[Tensor, ...], dynamic: Any, inputs: list[str], outputs: list[str]
 ) -> Any:
     """A torch module as an ONNX model. Raises ModelError with torch's reason where it cannot be."""
-    with _quiet():
+    with quiet("torch.onnx"):
         try:
             program = torch.onnx.export(
                 module, examples, dynamo=True, dynamic_shapes=dynamic, input_names=inputs, output_names=outputs,
@@ -210,7 +209,7 @@ def traced(module: nn.Module, example: Tensor) -> tuple[bytes | None, str]:
     """TorchScript of a module, or why there is none."""
     import io
 
-    with _quiet(), torch.inference_mode():
+    with quiet("torch.onnx"), torch.inference_mode():
         try:
             trace: Any = torch.jit.trace
             script = trace(module, example, strict=False)
@@ -231,17 +230,3 @@ _SAME: Final = 1e-3  # of logits: less than any score shows
 
 def _all(outputs: Any) -> tuple[Tensor, ...]:
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks, which are about torch and not about the model."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from datasetops.errors import MissingDependencyError
+from datasetops.progress import quiet
 from datasetops.tracking.base import Dataset, Place, Run, Tracker, TrackerError, without_secrets
 
 if TYPE_CHECKING:
@@ -67,7 +65,7 @@ class MlflowTracker:
     def start(self, key: str, name: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Run | None:
         from mlflow.entities import Param
 
-        with _quiet():
+        with quiet("mlflow"):
             client = self._client()
             experiment = self._experiment(client)
             known = client.search_runs([experiment], f"tags.`{_KEY}` = '{key}' and attributes.status = 'FINISHED'")
@@ -117,12 +115,12 @@ class MlflowRun:
 
         now = int(time.time() * 1000)
         told = [Metric(_name(name), value, now, step or 0) for name, value in metrics.items()]
-        with _quiet():
+        with quiet("mlflow"):
             for start in range(0, len(told), _AT_ONCE):
                 self._client.log_batch(self._id, metrics=told[start : start + _AT_ONCE])
 
     def attach(self, files: Mapping[str, bytes]) -> None:
-        with _quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet("mlflow"), tempfile.TemporaryDirectory() as folder:
             for name, data in files.items():
                 path = Path(folder, PurePosixPath(name).name)
                 path.write_bytes(data)
@@ -142,14 +140,14 @@ class MlflowRun:
             source=json.dumps(source, sort_keys=True),
         )
         tags = [InputTag("mlflow.data.context", dataset.context), InputTag("dsops.commit", dataset.commit)]
-        with _quiet():
+        with quiet("mlflow"):
             self._client.log_inputs(self._id, [DatasetInput(named, tags)])
 
     def register(self, model: str, files: Mapping[str, bytes], facts: Mapping[str, str]) -> str | None:
         from mlflow.exceptions import MlflowException
 
         self.attach({f"{_MODEL}/{name}": data for name, data in files.items()})
-        with _quiet():
+        with quiet("mlflow"):
             try:
                 self._client.get_registered_model(self._project)
             except MlflowException as error:
@@ -162,7 +160,7 @@ class MlflowRun:
         return f"{self._project}, version {version.version}"
 
     def finish(self, *, failed: bool = False) -> None:
-        with _quiet():
+        with quiet("mlflow"):
             self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")
 
 
@@ -173,17 +171,3 @@ def _name(text: str) -> str:
     if changed == text and len(text) <= _NAME:
         return text
     return f"{changed[: _NAME - 9]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without MLflow's messages and warnings of its own future."""
-    logger = logging.getLogger("mlflow")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)

@@ -29,7 +29,7 @@ from datasetops.training.data import (
     refuse_unreadable,
 )
 from datasetops.training.head_data import Picture, gather, look_at
-from datasetops.training.probe import class_counts, labeled, row_weights
+from datasetops.training.probe import class_counts, learnable, row_weights
 from datasetops.training.recipe import FinetuneRecipe
 from datasetops.training.targets import Objects
 
@@ -122,18 +122,8 @@ def _classes(
     repository: Repository, version: Version, parts: Parts, recipe: FinetuneRecipe, skip: bool, progress: Progress
 ) -> tuple[Examples, Parts]:
     _require(version, ["classification"], "gives classes of whole images", "box or mask")
-    names = class_names(version, ["classification"])
-    train = labeled(repository, version, parts.train, names, recipe)
-    counts = class_counts(train.labels[train.weight > 0], len(names))
-    there = refuse_unlearnable(version, dict(zip(names, counts.tolist(), strict=True)), recipe, "class label")
-    if len(there) < 2 and not version.schema.multi_label:
-        raise NotFoundError(
-            f"All {int(counts.sum()):,} examples to train on are of one class, {there[0]!r}.",
-            remedy="Label images of other classes too: one class cannot be told from nothing.",
-        )
-    train = labeled(repository, version, parts.train, there, recipe)
+    there, train, validation = learnable(repository, version, parts, recipe)
     counts = class_counts(train.labels[train.weight > 0], len(there))
-    validation = labeled(repository, version, parts.validation, there, recipe)
     own = train.samples[train.weight > 0]
     seen, told = _looked_at(repository, Parts(own, validation.samples), skip, progress)
     weight = train.weight * row_weights(train.labels, counts, recipe)

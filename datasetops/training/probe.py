@@ -60,17 +60,7 @@ def train_probe(
             f"A probe gives classes of whole images, which the schema {version.schema.name!r} does not ask for.",
             remedy="Take a recipe for detection: head.",
         )
-    names = class_names(version, [KIND])
-    train = labeled(repository, version, parts.train, names, recipe)
-    counts = class_counts(train.labels[train.weight > 0], len(names))
-    names = refuse_unlearnable(version, dict(zip(names, counts.tolist(), strict=True)), recipe, "class label")
-    if len(names) < 2 and not version.schema.multi_label:
-        raise NotFoundError(
-            f"All {int(counts.sum()):,} examples to train on are of one class, {names[0]!r}.",
-            remedy="Label images of other classes too: one class cannot be told from nothing.",
-        )
-    train = labeled(repository, version, parts.train, names, recipe)
-    validation = labeled(repository, version, parts.validation, names, recipe)
+    names, train, validation = learnable(repository, version, parts, recipe)
     reference = recipe.model or repository.settings.model
     embedder = open_embedder(reference, cache=repository.settings.cache)
     both = pd.concat([train.samples, validation.samples], ignore_index=True)
@@ -109,6 +99,26 @@ def train_probe(
     trained = Trained(KIND, names, weights_of(fitted), description, metric, metrics, notes=notes)
     kept = Parts(both[own], both[other])
     return trained, kept
+
+
+def learnable(
+    repository: Repository, version: Version, parts: Parts, recipe: Recipe
+) -> tuple[tuple[str, ...], Labeled, Labeled]:
+    """The classes that can be learned, and what is labeled with them to train on and to validate on.
+
+    Raises NotFoundError where one class alone is there, and what `refuse_unlearnable` raises.
+    """
+    names = class_names(version, [KIND])
+    train = labeled(repository, version, parts.train, names, recipe)
+    counts = class_counts(train.labels[train.weight > 0], len(names))
+    names = refuse_unlearnable(version, dict(zip(names, counts.tolist(), strict=True)), recipe, "class label")
+    if len(names) < 2 and not version.schema.multi_label:
+        raise NotFoundError(
+            f"All {int(counts.sum()):,} examples to train on are of one class, {names[0]!r}.",
+            remedy="Label images of other classes too: one class cannot be told from nothing.",
+        )
+    train = labeled(repository, version, parts.train, names, recipe)
+    return names, train, labeled(repository, version, parts.validation, names, recipe)
 
 
 def labeled(

@@ -114,7 +114,7 @@ def run(
 if __name__ == "__main__":  # a process that a test kills: python colours.py ROOT IMAGES_BEFORE_DEATH
     import signal
 
-    from datasetops.preannotate import run as module
+    from datasetops.preannotate import compute as module
 
     class Deadly(MeanColour):
         def predict(self, prepared: Sequence[np.ndarray[Any, Any]]) -> list[list[Prediction]]:

@@ -185,7 +185,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
     code = f"""
         import os, signal
         from datasetops.manifest import Repository
-        from datasetops.preannotate import run
+        from datasetops.preannotate import compute, run
         from datasetops.preannotate.opening import open_labeler
 
         def deadly(results, total, label):
@@ -194,7 +194,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield result
 
-        run._FLUSH_IMAGES = 8
+        compute._FLUSH_IMAGES = 8
         repository = Repository.open({str(root)!r})
         options = {{"config": {yolox["config"]!r}, "min_score": "0.01"}}
         labeler, _ = open_labeler(
