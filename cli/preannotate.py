@@ -12,7 +12,7 @@ from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
     from datasetops.manifest import Repository, Version
-    from datasetops.preannotate.run import PreannotateResult
+    from datasetops.preannotate.result import PreannotateResult
     from datasetops.schema import LabelSchema
 
 _PROMISES: Final = ("class", "all")

@@ -10,7 +10,7 @@ from datasetops.cli.session import table
 from datasetops.preannotate.disagreement import PEOPLE
 
 if TYPE_CHECKING:
-    from datasetops.preannotate.run import PreannotateResult
+    from datasetops.preannotate.result import PreannotateResult
     from datasetops.preannotate.thresholds import Promises, Share
     from datasetops.schema import LabelSchema
 

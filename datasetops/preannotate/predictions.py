@@ -24,7 +24,7 @@ from datasetops.errors import NotFoundError, did_you_mean
 from datasetops.labeling.base import ImageSize
 from datasetops.manifest import Repository
 from datasetops.models.predictor import Prediction
-from datasetops.preannotate.record import newest_run
+from datasetops.preannotate.runs import newest_run
 from datasetops.records import canonical_json
 from datasetops.store import KeyExistsError
 

@@ -1,24 +1,21 @@
-"""What a run did, as an event with a record beside it, and what later commands read from there."""
+"""What a run did, as an event with a record beside it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from datasetops.errors import NotFoundError
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.manifest.commit import put_object
 from datasetops.models.predictor import Prompts
+from datasetops.preannotate.runs import EVENT
 from datasetops.records import canonical_json, findings_table, sha256_hex
 
 if TYPE_CHECKING:
-    from datasetops.preannotate.run import PreannotateResult
+    from datasetops.preannotate.result import PreannotateResult
 
-EVENT: Final = "preannotate"
 _RECORDS: Final = "preannotations/"
 _IN_EVENT: Final = (
     "engine", "thresholds", "kinds", "classes", "where", "limit", "boxes", "promises", "auto_accept",
@@ -58,21 +55,3 @@ def make_event(
         event_id=first.event_id,
         time=first.time,
     )
-
-
-def newest_run(repository: Repository, digests: Collection[str]) -> str | None:
-    """Which of some models ran last; None where no event tells."""
-    runs = (
-        entry.event.parameters.get("digest") for entry in repository.ledger.backwards() if entry.event.kind == EVENT
-    )
-    return next((digest for digest in runs if digest in digests), None)
-
-
-def recorded_names(repository: Repository, digest: str) -> dict[str, str | None]:
-    """Which class each name of a model meant in its newest run; empty where none left a record."""
-    for entry in repository.ledger.backwards():
-        if entry.event.kind == EVENT and entry.event.parameters.get("digest") == digest:
-            for key in entry.event.outputs.get("files", ()):
-                with suppress(NotFoundError, ValueError, KeyError, TypeError):
-                    return dict(json.loads(repository.store.get(key))["mapping"])
-    return {}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,75 +18,25 @@ from datasetops.manifest.repository import MAIN
 from datasetops.models.predictor import Predictor, Prompts
 from datasetops.preannotate.auto_accept import ensure_plan, mark
 from datasetops.preannotate.compute import compute
-from datasetops.preannotate.cost import Cost, estimate
+from datasetops.preannotate.cost import estimate
 from datasetops.preannotate.labelers import EngineLabeler, Labeler, Learner
 from datasetops.preannotate.mapping import ClassMapping, choose_mapping
 from datasetops.preannotate.measure import judged_kind, plain
 from datasetops.preannotate.outlines import Outlines
 from datasetops.preannotate.plan import Chosen, Plan, choose, labeled_by_people, plan
-from datasetops.preannotate.predictions import ModelInfo, PredictionStore
-from datasetops.preannotate.promise import Measured, Reached, below_target, promise
-from datasetops.preannotate.record import EVENT, make_event
+from datasetops.preannotate.predictions import PredictionStore
+from datasetops.preannotate.promise import Measured, promise
+from datasetops.preannotate.record import make_event
+from datasetops.preannotate.result import PreannotateResult
 from datasetops.preannotate.rows import Owners, RowRules, Thresholds, rows_of
-from datasetops.preannotate.thresholds import CONFIDENCE, Promises, check_target
+from datasetops.preannotate.runs import EVENT
+from datasetops.preannotate.thresholds import CONFIDENCE, check_target
 from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, Finding
 from datasetops.store.media import Media
 
 _ATTEMPTS: Final = 5  # each after somebody else's commit to the same rows
 _SHOWN_FAULTS: Final = 5
-
-
-@dataclass(frozen=True)
-class PreannotateResult:
-    """`version` is the new version, None where none was made.
-
-    Of `selected` samples people labeled so many in one of the model's kinds, of which nothing is written there, and so
-    many have no image; the model was asked about `asked`. Of the images of these so many were `computed` now and so
-    many `known` before. `counts` are of rows of annotations, `by_class` of those that stand there by this model now.
-    `stayed` samples have rows of a model that somebody changed since: these stay. `faults` are about images of which
-    nothing could be said. `promises` are what a target precision led to, `reached` what the labels that decided nothing
-    say of it by class and slice. `qa_plan` names the QA plan over what was accepted by its score.
-    """
-
-    version: str | None
-    model: ModelInfo
-    mapping: Mapping[str, Any]
-    selected: int
-    labeled: int
-    without_image: int
-    asked: int
-    known: int
-    computed: int = 0
-    stayed: int = 0
-    counts: Mapping[str, int] = field(default_factory=dict)
-    by_class: Mapping[str, int] = field(default_factory=dict)
-    faults: tuple[Finding, ...] = ()
-    cost: Cost | None = None
-    promises: Promises | None = None
-    reached: tuple[Reached, ...] = ()
-    qa_plan: str | None = None
-
-    @property
-    def below_target(self) -> list[Reached]:
-        """Parts of what was promised as a whole that the held-out labels put below the target, the worst first."""
-        return [] if self.promises is None else below_target(self.reached, self.promises)
-
-    def as_dict(self) -> dict[str, Any]:
-        names = ("version", "selected", "labeled", "without_image", "asked", "known", "computed", "stayed")
-        model = asdict(self.model) | {"label": self.model.label}
-        return {name: getattr(self, name) for name in names} | {
-            "model": {name: value for name, value in model.items() if name != "vocabulary"},
-            "mapping": dict(self.mapping),
-            "annotations": dict(self.counts),
-            "by_class": dict(self.by_class),
-            "faults": [{"sample_id": f.sample_id, "uri": f.uri, "reason": f.message} for f in self.faults],
-            "cost": None if self.cost is None else self.cost.as_dict(),
-            "promises": None if self.promises is None else self.promises.as_dict(),
-            "reached": [one.as_dict() for one in self.reached],
-            "below_target": [one.as_dict() for one in self.below_target],
-            "qa_plan": self.qa_plan,
-        }
 
 
 def preannotate(

@@ -20,8 +20,8 @@ from datasetops.manifest import Repository, Version
 from datasetops.preannotate.mapping import ClassMapping, choose_mapping, recorded_mapping
 from datasetops.preannotate.plan import labeled_by_people
 from datasetops.preannotate.predictions import ModelInfo, PredictionStore, Stored, find_model
-from datasetops.preannotate.record import recorded_names
 from datasetops.preannotate.rows import Owners, RowRules, class_scores, rows_of
+from datasetops.preannotate.runs import recorded_names
 
 _CORNERS: Final = ("x1", "y1", "x2", "y2")
 _UNASKED: Final = 0.05  # share of the images with boxes: unreadable ones are fewer, and boxes in more of them that no

@@ -26,7 +26,8 @@ from datasetops.manifest import Repository, Version
 from datasetops.models.predictor import open_predictor
 from datasetops.preannotate.rows import DEFAULT_THRESHOLDS
 from datasetops.progress import Progress, no_progress
-from datasetops.promotion.graphs import Graph, graph_of
+from datasetops.promotion.graph import Graph
+from datasetops.promotion.graphs import graph_of
 from datasetops.promotion.parity import parity
 from datasetops.promotion.quantise import quantise
 from datasetops.promotion.timing import BATCHES, timed

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -15,24 +14,11 @@ from datasetops.manifest import Repository
 from datasetops.models.efficientnet_lite import EfficientNetLite, maps_graph, open_maps
 from datasetops.models.reference import Embedder, Joined, open_embedder
 from datasetops.models.transformers_model import TransformersEmbedder
+from datasetops.promotion.graph import OPSET, Graph
 from datasetops.training.head_predictor import OPTIONS
 from datasetops.training.maps import MAP_NAMES
 from datasetops.training.predictor import SURE
 from datasetops.training.record import DESCRIPTION, WEIGHTS, ModelRecord, model_file
-
-OPSET: Final = 18
-
-
-@dataclass(frozen=True)
-class Graph:
-    """`model` is the ONNX model, `spec` what stands in the YAML file beside it.
-
-    `module`: the whole model as a torch module with an example of its input; None where a part of it exists as ONNX only.
-    """
-
-    model: Any
-    spec: Mapping[str, Any]
-    module: tuple[Any, Any] | None = None
 
 
 def graph_of(repository: Repository, record: ModelRecord, cache: Path) -> Graph:

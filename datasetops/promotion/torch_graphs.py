@@ -16,7 +16,7 @@ from datasetops.errors import ModelError
 from datasetops.manifest import Repository
 from datasetops.models.transformers_model import TransformersEmbedder
 from datasetops.progress import quiet
-from datasetops.promotion.graphs import OPSET, Graph
+from datasetops.promotion.graph import OPSET, Graph
 from datasetops.training.head_net import Head
 from datasetops.training.head_predictor import CANDIDATES
 from datasetops.training.maps import LEVELS, MAP_NAMES, STRIDES

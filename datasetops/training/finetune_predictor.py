@@ -14,7 +14,7 @@ from datasetops.models.families import open_local
 from datasetops.models.families.base import TransformersPredictor
 from datasetops.models.predictor import Prediction, Request
 from datasetops.training.finetune_model import unpacked
-from datasetops.training.predictor import Kept
+from datasetops.training.kept import Kept
 from datasetops.training.record import WEIGHTS, ModelRecord, model_file
 
 _FOLDER: Final = "finetuned"  # of the cache

@@ -89,9 +89,9 @@ def train_on_ray(
 
 def _work(told: dict[str, Any]) -> None:
     """One worker's part, in a process of its own."""
+    from datasetops.training.arithmetic import same_arithmetic
     from datasetops.training.finetune import train_finetune
     from datasetops.training.finetune_team import Workers
-    from datasetops.training.train import same_arithmetic
 
     os.environ |= told["environment"]
     with suppress(OSError):  # not on every machine

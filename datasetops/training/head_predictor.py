@@ -16,8 +16,8 @@ from datasetops.models.families.base import TOGETHER, box_predictions, failed
 from datasetops.models.nms import suppress
 from datasetops.models.predictor import Prediction, Request
 from datasetops.training.head_net import Head
+from datasetops.training.kept import Kept
 from datasetops.training.maps import STRIDES, MapBank, scale_of
-from datasetops.training.predictor import Kept
 from datasetops.training.record import WEIGHTS, ModelRecord, model_file
 from datasetops.training.targets import cell_middles
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,19 +17,16 @@ from datasetops.models.families.base import TOGETHER
 from datasetops.models.families.classify import classification
 from datasetops.models.predictor import Prediction, Predictor, Request
 from datasetops.models.reference import open_embedder
-from datasetops.records import canonical_json, sha256_hex
+from datasetops.training.kept import Kept
 from datasetops.training.linear import sigmoid, softmax
 from datasetops.training.record import (
     DESCRIPTION,
-    TRAIN,
     WEIGHTS,
     ModelRecord,
     load_model_record,
     model_file,
-    model_samples,
 )
 
-_READING: Final = 1  # raised whenever the same files would give other predictions
 SURE: Final = 0.05  # least probability of a class that is named, where several may hold
 
 
@@ -60,23 +56,6 @@ def open_model(name: str, cache: Path, request: Request) -> Predictor:
         )
     opened: Predictor = kinds[description["kind"]](repository, record, description, cache, request)
     return opened
-
-
-class Kept:
-    """What all trained models have. `trained_on`: ids of the samples that it learned from."""
-
-    revision = None
-
-    def __init__(self, repository: Repository, record: ModelRecord, options: dict[str, Any]) -> None:
-        self._repository, self._record = repository, record
-        self.name = f"model:{record.name}"
-        self.kinds: tuple[str, ...] = (record.task,)
-        self.vocabulary: tuple[str, ...] = record.classes
-        self.digest = sha256_hex(canonical_json(["model", _READING, record.digest, options]))
-
-    @cached_property
-    def trained_on(self) -> frozenset[str]:
-        return frozenset(model_samples(self._repository, self._record)[TRAIN])
 
 
 class ProbePredictor(Kept):

@@ -6,8 +6,7 @@ import json
 import math
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ from datasetops.plugins import load_plugin
 from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json, sha256_hex
 from datasetops.settings import Settings
+from datasetops.training.arithmetic import same_arithmetic
 from datasetops.training.data import Parts, choose_parts
 from datasetops.training.recipe import AnyRecipe, HeadRecipe, ProbeRecipe, parse_recipe
 from datasetops.training.record import (
@@ -212,25 +212,6 @@ def _run_folder(
     """The same for the same training, whichever process does it."""
     parts = [version.digest, recipe.digest, split, skip, threads, code_identity(), package_versions()]
     return repository.cache / _CHECKPOINTS / sha256_hex(canonical_json(parts))[:16]
-
-
-@contextmanager
-def same_arithmetic(threads: int, recipe: AnyRecipe) -> Iterator[None]:
-    """A fixed number of threads for NumPy, and for torch where it trains: sums are rounded otherwise with another."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(threads):
-        if isinstance(recipe, ProbeRecipe):
-            yield
-            return
-        import torch
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _environment(threads: int, trained: Trained) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from PIL import Image
 from datasetops.engine.local import LocalEngine
 from datasetops.manifest import Change, Repository
 from datasetops.models.predictor import Prediction
+from datasetops.preannotate.result import PreannotateResult
 from datasetops.preannotate.rows import Thresholds
-from datasetops.preannotate.run import PreannotateResult, preannotate
+from datasetops.preannotate.run import preannotate
 from datasetops.records import sha256_hex
 from datasetops.schema import LabelSchema
 

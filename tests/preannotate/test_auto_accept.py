@@ -14,7 +14,7 @@ from datasetops.gate.rules import Case, RuleResult, evaluate
 from datasetops.manifest import Change, Repository
 from datasetops.preannotate import run as module
 from datasetops.preannotate.auto_accept import auto_accepted, condition, ensure_plan
-from datasetops.preannotate.run import PreannotateResult
+from datasetops.preannotate.result import PreannotateResult
 from datasetops.qa.plan import load_plan, make_plan, plan_names
 from datasetops.qa.verdicts import Verdict, take
 from datasetops.schema import LabelSchema

@@ -23,7 +23,8 @@ from datasetops.audits.run import audit
 from datasetops.ingest import ingest
 from datasetops.manifest import Change, Repository
 from datasetops.preannotate.opening import open_labeler
-from datasetops.preannotate.run import PreannotateResult, preannotate
+from datasetops.preannotate.result import PreannotateResult
+from datasetops.preannotate.run import preannotate
 from datasetops.records import ANNOTATIONS
 from datasetops.schema import LabelSchema
 

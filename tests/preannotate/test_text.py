@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from datasetops.manifest import Change, Repository, verify
 from datasetops.models.ocr import PACKAGES
 from datasetops.preannotate.opening import open_labeler
-from datasetops.preannotate.run import PreannotateResult, preannotate
+from datasetops.preannotate.result import PreannotateResult
+from datasetops.preannotate.run import preannotate
 from datasetops.schema import LabelSchema
 
 pytestmark = [
