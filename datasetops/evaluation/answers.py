@@ -35,13 +35,14 @@ KINDS: Final = ("classification", "box", "mask", "polygon", "text")  # that can 
 class Source:
     """A model to ask, or one whose kept predictions are all there is (`labeler` is None).
 
-    `trained_on`: ids of the samples that it learned from, as far as it tells.
+    `trained_on`: ids of the samples that it learned from, and `version` the one that they are of, as far as it tells.
     """
 
     kinds: tuple[str, ...]
     labeler: Labeler | None = None
     kept: ModelInfo | None = None
     trained_on: Collection[str] = ()
+    version: str | None = None
 
     def info(self, items: Sequence[Item]) -> ModelInfo:
         if self.labeler is not None:
@@ -75,10 +76,10 @@ def open_source(repository: Repository, version: Version, model: str | Labeler, 
     `options` are those of `open_labeler`. Raises what that raises, and NotFoundError where nothing goes by the name.
     """
     if not isinstance(model, str):
-        return Source(model.kinds, model, trained_on=_trained_on(model))
+        return _asked(model)
     if model.partition(":")[0] in {*plugin_names("predictors"), SCHEME}:
         labeler, _ = open_labeler(repository, version, model, **options)
-        return Source(labeler.kinds, labeler, trained_on=_trained_on(labeler))
+        return _asked(labeler)
     kept = find_model(repository, model)
     return Source(kept.kinds, kept=kept)
 
@@ -181,7 +182,7 @@ def _faults(samples: pd.DataFrame, reasons: dict[str, str]) -> tuple[Finding, ..
     return tuple(faults)
 
 
-def _trained_on(labeler: Labeler) -> Collection[str]:
+def _asked(labeler: Labeler) -> Source:
     predictor = getattr(labeler, "predictor", labeler)
-    found: Collection[str] = getattr(predictor, "trained_on", ())
-    return found
+    taught: Collection[str] = getattr(predictor, "trained_on", ())
+    return Source(labeler.kinds, labeler, trained_on=taught, version=getattr(predictor, "version", None))

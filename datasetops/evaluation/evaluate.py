@@ -22,6 +22,7 @@ from datasetops.evaluation.regions import Ints
 from datasetops.evaluation.resampling import RESAMPLES, estimate
 from datasetops.evaluation.slices import by_slice, slice_values
 from datasetops.manifest import Repository, Version
+from datasetops.manifest.diff import changed_in_splits
 from datasetops.preannotate.labelers import Labeler
 from datasetops.preannotate.rows import DEFAULT_THRESHOLDS
 from datasetops.progress import Progress, no_progress
@@ -74,8 +75,9 @@ def evaluate(
     refuse_trained_on(source, version, part.samples)
     answers = ask(repository, version, source, part.samples, kind, mapping=mapping, progress=progress)
     return evaluation_of(
-        repository, version, part, answers, split=split, where=where, score=score, resamples=resamples, seed=seed
-    )
+        repository, version, part, answers, split=split, where=where, score=score, resamples=resamples, seed=seed,
+        warnings=_changed_since(repository, version, source, split),
+    )  # fmt: skip
 
 
 def evaluation_of(
@@ -89,6 +91,7 @@ def evaluation_of(
     score: float | None = None,
     resamples: int | None = None,
     seed: int = 0,
+    warnings: Sequence[str] = (),
 ) -> Evaluation:
     """Judge answers that are there, from whatever model, and keep what came out; see `evaluate`."""
     least = DEFAULT_THRESHOLDS.get(answers.kind, 0.0) if score is None else score
@@ -114,6 +117,7 @@ def evaluation_of(
     judged = judge(answers, part.samples, version.labels(), version.schema, part.groups, score=least)
     refuse_nothing(judged, answers, version)
     info = _info(version, part, answers, judged, parameters | {"mapping": answers.mapping.digest})
+    info["warnings"] = [*warnings, *info["warnings"]]
     evaluation = Evaluation(evaluation_id, plain({"evaluation": evaluation_id} | info), judged.failures)
     store_evaluation(repository, evaluation)
     return evaluation
@@ -163,6 +167,16 @@ def refuse_trained_on(source: Source, version: Version, samples: pd.DataFrame) -
             + (", …" if seen.sum() > _NAMED else "."),
             remedy="Evaluate it on a split that it was not trained on.",
         )
+
+
+def _changed_since(repository: Repository, version: Version, source: Source, split: str | None) -> list[str]:
+    """Whether the split is what it was when the model was trained, in a sentence if not."""
+    if source.version is None or split is None:
+        return []
+    before = repository.version(source.version)
+    changed = len(changed_in_splits(before, version, [split])) if before.digest != version.digest else 0
+    told = f"{changed:,} samples of the split {split!r} were added, removed or changed since {before.name}"
+    return [f"{told}, which the model was trained on."] if changed else []
 
 
 def measure(

@@ -17,7 +17,8 @@ from datasetops.audits.record import AuditRecord, latest_audit
 from datasetops.errors import NotFoundError
 from datasetops.gate.policy import Policy, QaRule, RightsRule
 from datasetops.gate.status import last_accepted, since
-from datasetops.manifest import Repository, Version, diff
+from datasetops.manifest import Repository, Version
+from datasetops.manifest.diff import changed_in_splits
 from datasetops.preannotate.auto_accept import LEAST_CONFIDENCE, auto_accepted, condition, covered
 from datasetops.qa.plan import QaPlan, plans, redraw
 from datasetops.qa.review import current_result
@@ -200,12 +201,7 @@ def test_split(case: Case) -> RuleResult:
     named = " and ".join(splits)
     if case.base is None:
         return RuleResult("test_split", True, f"no version was accepted before; {named} starts here")
-    found = diff(case.base, case.version)
-    samples = pa.concat_tables([side(["sample_id", "split"]) for side in (found.samples.before, found.samples.after)])
-    touched = set(samples.filter(pc.is_in(samples["split"], pa.array(splits)))["sample_id"].to_pylist())
-    rows = pa.concat_tables([side(["sample_id"]) for side in (found.annotations.before, found.annotations.after)])
-    members = case.version.state("samples").rows(pc.unique(rows["sample_id"]), ["sample_id", "split"])
-    touched |= set(members.filter(pc.is_in(members["split"], pa.array(splits)))["sample_id"].to_pylist())
+    touched = changed_in_splits(case.base, case.version, splits)
     line = since(case.repository, case.version, case.base)
     reasons = [
         str(entry.event.parameters["unseal"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,16 @@ def diff(old: Version, new: Version) -> Diff:
     """Differences between two versions, from what they do not share: O(changes) for versions of one history."""
     tables = {name: diff_tables(old.state(name), new.state(name)) for name in TABLES}
     return Diff(old, new, **tables)
+
+
+def changed_in_splits(old: Version, new: Version, splits: Sequence[str]) -> set[str]:
+    """Samples of some splits, in either version, that are not the same in both, annotations included."""
+    found = diff(old, new)
+    samples = pa.concat_tables([side(["sample_id", "split"]) for side in (found.samples.before, found.samples.after)])
+    touched = set(samples.filter(pc.is_in(samples["split"], pa.array(splits)))["sample_id"].to_pylist())
+    rows = pa.concat_tables([side(["sample_id"]) for side in (found.annotations.before, found.annotations.after)])
+    members = new.state("samples").rows(pc.unique(rows["sample_id"]), ["sample_id", "split"])
+    return touched | set(members.filter(pc.is_in(members["split"], pa.array(splits)))["sample_id"].to_pylist())
 
 
 def diff_tables(old: TableState, new: TableState) -> TableDiff:

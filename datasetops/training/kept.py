@@ -13,7 +13,7 @@ _READING: Final = 1  # raised whenever the same files would give other predictio
 
 
 class Kept:
-    """`trained_on`: ids of the samples that it learned from."""
+    """`trained_on`: ids of the samples that it learned from; `version`: the one that they are of."""
 
     revision = None
 
@@ -22,6 +22,7 @@ class Kept:
         self.name = f"model:{record.name}"
         self.kinds: tuple[str, ...] = (record.task,)
         self.vocabulary: tuple[str, ...] = record.classes
+        self.version = record.version
         self.digest = sha256_hex(canonical_json(["model", _READING, record.digest, options]))
 
     @cached_property

@@ -10,11 +10,13 @@ import typer
 from typer.testing import CliRunner, Result
 
 from datasetops.cli import train as commands
-from datasetops.manifest import Repository
+from datasetops.evaluation.evaluate import evaluate
+from datasetops.manifest import Change, Repository
 
 from .conftest import MakeDigits, accept
 
 pytestmark = pytest.mark.usefixtures("pixels")
+_GIVEN = ("sample_id", "kind", "label", "source", "actor")
 
 
 def run(repository: Repository, *arguments: str) -> Result:
@@ -77,3 +79,19 @@ def test_a_typo_in_a_recipe_names_line_and_nearest_key(make_digits: MakeDigits, 
     assert found.exit_code == 1
     assert "mine.yaml, line 3: model_: there is no such field" in found.stderr
     assert "Did you mean 'model'" in found.stderr
+
+
+@pytest.mark.slow
+def test_a_test_split_that_changed_since_training_is_told(make_digits: MakeDigits) -> None:
+    repository = make_digits(lambda number: ("train", "train", "test")[number % 3])
+    accept(repository)
+    assert run(repository, "train", "v1", "--recipe", "probe").exit_code == 0
+    before = evaluate(repository, repository.version("v1"), "model:m1", resamples=100)
+    assert before.info["warnings"] == []
+    rows = repository.version().annotations()
+    mended = rows[rows["sample_id"].isin(["s002", "s005", "s000"])].assign(label="3")  # two of the test split
+    repository.commit(Change(annotations=mended[["annotation_id", *_GIVEN]].to_dict("records")), message="mended")
+    found = evaluate(repository, repository.version(), "model:m1", resamples=100)
+    assert found.info["warnings"][0] == (
+        "2 samples of the split 'test' were added, removed or changed since v1, which the model was trained on."
+    )
