@@ -45,8 +45,8 @@ def find_candidates(
     """What nobody labeled yet, or what fulfils the condition, without items that are out for labeling or sealed.
 
     Without a condition what models are judged on is left out as well: chosen items there would judge wrongly. Labels of
-    those splits, and of sealed ones, are not among the pool's. With
-    `labeled_too` what is labeled may be chosen again. Raises DatasetOpsError where nothing is left.
+    those splits, and of sealed ones, are not among the pool's. With `labeled_too` what is labeled may be chosen again.
+    Raises DatasetOpsError where nothing is left.
     """
     table = version.table("samples")
     ids = _flat(table["sample_id"])
@@ -78,7 +78,7 @@ def find_candidates(
         classes=len(version.schema.class_names),
         candidates=np.flatnonzero(chosen).astype(np.int64),
         covered=np.flatnonzero((by_people | out) & ~chosen).astype(np.int64),
-        labels=np.where(untaught, UNLABELED, _labels(version, ids)),
+        labels=np.where(untaught, UNLABELED, labels_by_people(version, ids)),
     )
     return Candidates(table.to_pandas(), tuple(version.schema.class_names), pool, tuple(notes))
 
@@ -90,8 +90,8 @@ def labeled_by_people(version: Version) -> set[str]:
     return set(rows.filter(known)["sample_id"].to_pylist())
 
 
-def _labels(version: Version, ids: pa.Array) -> Ints:
-    """The class (N,) that people gave each sample, -1 where they gave none or several."""
+def labels_by_people(version: Version, ids: pa.Array) -> Ints:
+    """The class (N,) that people gave each of these samples, -1 where they gave none or several."""
     rows = version.labels(["sample_id", "kind", "label", "source"])
     rows = rows.filter(pc.and_(pc.equal(rows["kind"], _CLASS), pc.is_in(rows["source"], pa.array(BY_PEOPLE))))
     names = pa.array(version.schema.class_names, pa.string())

@@ -8,8 +8,9 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from datasetops.active_learning.candidates import find_candidates
+from datasetops.active_learning.candidates import EVALUATION_SPLITS, labels_by_people
 from datasetops.active_learning.learner import features
 from datasetops.active_learning.pool import UNLABELED, Ints
 from datasetops.active_learning.replays import Simulation, shares_by_group
@@ -45,10 +46,10 @@ def simulate_version(
     """See `simulate`, and `simulate_boxes` where the schema asks for no class of images; chance is always replayed too.
 
     Measured on the split `test` where it has labels and is not sealed, else on a part drawn anew for each seed, whole
-    groups and copies together. Embeddings are those of `model`, the repository's unless told. Labeling gives what
-    `noise_from`, another version of the same samples, says, and a share `flip` of labels is replaced by another class;
-    accuracy is always that on the labels of `version`. Raises DatasetOpsError where there is nothing to replay,
-    ValueError for arguments that cannot be.
+    groups and copies together; labels of validation splits take no part. Embeddings are those of `model`, the
+    repository's unless told. Labeling gives what `noise_from`, another version of the same samples, says, and a share
+    `flip` of labels is replaced by another class; accuracy is always that on the labels of `version`. Raises
+    DatasetOpsError where there is nothing to replay, ValueError for arguments that cannot be.
     """
     if not 0 <= flip < 1:
         raise ValueError(f"flip: expected a share from 0 to below 1; got {flip}")
@@ -90,29 +91,34 @@ def _labeled(
     progress: Progress,
 ) -> tuple[Replay, tuple[str, ...]]:
     """The samples to which people gave one class, and what was left out."""
-    found = find_candidates(repository, version, None, labeled_too=True)
-    rows = np.flatnonzero(found.pool.labels >= 0)
-    samples, truth, classes = found.samples.iloc[rows].reset_index(drop=True), found.pool.labels[rows], found.classes
-    known = len(np.unique(truth))
+    table = version.table("samples").to_pandas()
+    told = labels_by_people(version, pa.array(table["sample_id"], pa.string()))
+    apart = table["split"].isin([*version.commit.sealed, *EVALUATION_SPLITS]).to_numpy()
+    rows = np.flatnonzero((told >= 0) & ~apart)
+    samples, truth, classes = table.iloc[rows].reset_index(drop=True), told[rows], version.schema.class_names
+    teaching = truth[(samples["split"] != _TEST).to_numpy()]
+    known = len(np.unique(teaching))
     if known < 2:
         raise DatasetOpsError(
-            f"{version.name} has {len(rows):,} images with one class by people, of {known} classes: there is nothing to "
-            "replay.",
+            f"{version.name} has {len(teaching):,} images to learn from with one class by people, of {known} classes: "
+            "there is nothing to replay.",
             remedy="Take a version that is labeled; a few hundred labels show something, a few thousand more.",
         )
-    revealed = truth if noise_from is None else _said(repository, noise_from, samples, classes)
+    left = int(((told >= 0) & apart).sum())
+    notes = (f"Left out: {left:,} labeled samples of splits that are sealed or for validation.",) if left else ()
+    revealed = truth if noise_from is None else _said(noise_from, samples, classes)
     revealed = flipped(revealed, flip, len(classes), np.random.default_rng(0))
     seen = features(Embeddings(repository, reference, samples, progress)())
     groups = grouped_with_copies(samples).to_numpy(np.int64)
     test = _test(samples, groups, test_share, seeds)
-    return Replay(seen, revealed, truth, len(classes), test, groups), found.notes
+    return Replay(seen, revealed, truth, len(classes), test, groups), notes
 
 
 def _boxed(
     repository: Repository, version: Version, reference: str, seeds: int, test_share: float, progress: Progress
 ) -> BoxReplay:
     table = version.table("samples").to_pandas()
-    samples = table[~table["split"].isin(version.commit.sealed)].reset_index(drop=True)
+    samples = table[~table["split"].isin([*version.commit.sealed, *EVALUATION_SPLITS])].reset_index(drop=True)
     rows = version.labels().to_pandas()
     annotations = rows[rows["sample_id"].isin(samples["sample_id"])].reset_index(drop=True)
     embeddings = Embeddings(repository, reference, samples, progress)
@@ -140,12 +146,11 @@ def _test(samples: pd.DataFrame, groups: Ints, share: float, seeds: int) -> tupl
     return (rows,) if len(rows) else shares_by_group(groups, share, seeds)
 
 
-def _said(repository: Repository, other: Version, samples: pd.DataFrame, classes: tuple[str, ...]) -> Ints:
+def _said(other: Version, samples: pd.DataFrame, classes: Sequence[str]) -> Ints:
     """What another version says of the same samples (N,)."""
-    theirs = find_candidates(repository, other, None, labeled_too=True)
-    place = pd.Index(theirs.samples["sample_id"]).get_indexer(samples["sample_id"])
-    code = np.append(pd.Index(classes).get_indexer(pd.Index(theirs.classes)), UNLABELED)  # the last one for no label
-    said = np.where(place >= 0, code[theirs.pool.labels[place]], UNLABELED).astype(np.int64)
+    theirs = labels_by_people(other, pa.array(samples["sample_id"], pa.string()))
+    code = np.append(pd.Index(classes).get_indexer(pd.Index(other.schema.class_names)), UNLABELED)  # last: no label
+    said = code[theirs].astype(np.int64)
     if not (said >= 0).any():
         raise DatasetOpsError(
             f"{other.name} says nothing of the samples that are replayed.",

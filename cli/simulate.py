@@ -36,7 +36,9 @@ def simulate(
         str | None, typer.Option(help="A version whose labels are those that labeling gives.")
     ] = None,
     flip: Annotated[float, typer.Option(help="Share of the labels that labeling gets wrong.")] = 0.0,
-    test_share: Annotated[float, typer.Option(help="Share to measure on, where no split is called test.")] = 0.2,
+    test_share: Annotated[
+        float, typer.Option(help="Share to measure on, where no labeled split is called test.")
+    ] = 0.2,
     target: Annotated[float | None, typer.Option(help="Accuracy in percent: how many labels does it take?")] = None,
     report: Annotated[
         Path | None, typer.Option(help="A page with curves and tables (.html), or the curves (.svg).")

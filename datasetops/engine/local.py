@@ -6,9 +6,9 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from queue import SimpleQueue
 from typing import Any, Final
 
 from datasetops.engine.base import Fault, Item, Worker
@@ -19,7 +19,7 @@ from datasetops.progress import Progress, no_progress
 
 _READERS: Final = 4  # threads that read, for each processor: reading may wait for a network
 _AHEAD: Final = 2  # images for each of those threads before the model's: one slow read does not stop the others
-_RESULTS: Final = 512  # that wait for the caller before the model does
+_BATCHES: Final = 32  # of results that wait for the caller before the model does
 _FAILURES: Final = 20  # images in a row: then it is the model, not the images
 _Results = list[tuple[int, Any | Fault]]
 
@@ -144,18 +144,20 @@ class _Flow:
     """What the threads of one run share: which image is read next, which wait for the model, which are done.
 
     Images go to the model in their order, so that with a batch of fixed size the same images always meet in a call.
+    The caller's thread, the one that an interrupt may stop anywhere, takes no condition: it would be left locked.
     """
 
     def __init__(self, total: int, ahead: int, lanes: int, size: BatchSize) -> None:
         self._total, self._ahead, self._lanes, self._size = total, ahead, lanes, size
         self._to_read = self._to_take = self._collected = self._failures = 0
         self._ready: dict[int, Any] = {}
-        self._done: deque[tuple[int, Any | Fault]] = deque()
-        self._error: BaseException | None = None
+        self._done: SimpleQueue[_Results | BaseException] = SimpleQueue()
+        self._tickets: SimpleQueue[None] = SimpleQueue()  # one for each batch that may wait for the caller
+        for _ in range(_BATCHES):
+            self._tickets.put(None)
         self._closed = False
-        lock = threading.Lock()
-        self._room, self._filled, self._arrived, self._drained = (threading.Condition(lock) for _ in range(4))
-        self._conditions = (self._room, self._filled, self._arrived, self._drained)
+        self._lock = threading.Lock()
+        self._room, self._filled = threading.Condition(self._lock), threading.Condition(self._lock)
 
     def next_to_read(self) -> int | None:
         """The next image, once it is near enough to the model; None when there is none left."""
@@ -194,23 +196,16 @@ class _Flow:
 
     def deliver(self, results: _Results) -> None:
         """Waits where the caller is far behind."""
-        with self._drained:
-            while not self._closed and len(self._done) >= _RESULTS:
-                self._drained.wait()
-            self._done.extend(results)
-            self._arrived.notify()
+        self._tickets.get()
+        self._done.put(results)
 
     def results(self) -> Iterator[tuple[int, Any | Fault]]:
         """All results. Raises what a thread raised, after the results that were there."""
         while self._collected < self._total:
-            with self._arrived:
-                while self._error is None and not self._done:
-                    self._arrived.wait()
-                if self._error is not None and not self._done:
-                    raise self._error
-                found = list(self._done)
-                self._done.clear()
-                self._drained.notify_all()
+            found = self._done.get()
+            if isinstance(found, BaseException):
+                raise found
+            self._tickets.put(None)
             self._collected += len(found)
             yield from found
 
@@ -241,15 +236,16 @@ class _Flow:
         try:
             work()
         except BaseException as error:
-            with self._arrived:
-                self._error = self._error or error
+            self._done.put(error)
             self.close()
 
     def close(self) -> None:
-        with self._arrived:
+        with self._lock:
             self._closed = True
-            for condition in self._conditions:
-                condition.notify_all()
+            self._room.notify_all()
+            self._filled.notify_all()
+        for _ in range(self._lanes):
+            self._tickets.put(None)
 
 
 @contextmanager

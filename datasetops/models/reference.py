@@ -1,7 +1,8 @@
-"""Models by reference: `builtin:NAME`, `hf:NAME[@REVISION]` or `local:DIR`, or what a plugin adds to these."""
+"""Models by reference: `builtin:NAME`, `hf:NAME[@REVISION]` or `local:DIR`, what a plugin adds, or several joined by +."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -15,6 +16,7 @@ from datasetops.plugins import load_plugin, plugin_names
 from datasetops.records import sha256_hex
 
 _DEFAULT: Final = "efficientnet-lite0"
+_JOIN: Final = re.compile(r"\+(?=[a-z][\w-]*:)")  # a + before another reference: folders may have it in their name
 
 
 class Embedder(Protocol):
@@ -35,10 +37,14 @@ def open_embedder(reference: str, *, cache: Path) -> Embedder:
     """The embedder that a reference names. `cache` is a folder for files made from the weights.
 
     Entry points of the group `datasetops.models` are named for what stands before the colon and called with what stands
-    after it and `cache`. Raises ModelError for a reference that cannot be resolved, MissingDependencyError where an
+    after it and `cache`. References joined by + give one embedder, whose vectors are theirs side by side, not scaled.
+    Raises ModelError for a reference that cannot be resolved, MissingDependencyError where an
     optional package is needed.
     """
-    scheme, _, name = reference.strip().partition(":")
+    parts = _JOIN.split(reference.strip())
+    if len(parts) > 1:
+        return Joined([open_embedder(part, cache=cache) for part in parts])
+    scheme, _, name = parts[0].partition(":")
     known = plugin_names("models")
     if scheme not in known or not name:
         raise ModelError(
@@ -51,30 +57,37 @@ def open_embedder(reference: str, *, cache: Path) -> Embedder:
 
 
 def open_builtin(name: str, cache: Path) -> Embedder:
-    """A model whose weights come as a Python package, or several, joined by +. Raises ModelError for an unknown name."""
+    """A model whose weights come as a Python package. Raises ModelError for an unknown name."""
     from datasetops.models.efficientnet_lite import NAMES, EfficientNetLite
 
-    names = name.split("+")
-    for one in names:
-        if one not in NAMES:
-            raise ModelError(
-                f"There is no built-in model {one!r}.", remedy=did_you_mean(one, NAMES, noun="built-in models")
-            )
-    opened = [EfficientNetLite(cache, one) for one in names]
-    return opened[0] if len(opened) == 1 else Joined(opened)
+    if name not in NAMES:
+        raise ModelError(
+            f"There is no built-in model {name!r}.", remedy=did_you_mean(name, NAMES, noun="built-in models")
+        )
+    return EfficientNetLite(cache, name)
 
 
 class Joined:
-    """Embedders that take the same input: their vectors, one after the other."""
+    """Embedders side by side: the vectors of the first, of `dims[0]` numbers, then those of the next."""
 
     def __init__(self, parts: Sequence[Embedder]) -> None:
         self._parts = parts
+        self._inputs: list[npt.NDArray[Any]] = []  # what each part makes of an image: their types and shapes
         self.digest = sha256_hex(" ".join(part.digest for part in parts).encode())
-        self.dim = sum(part.dim for part in parts)
-        self.side = parts[0].side
+        self.dims = [part.dim for part in parts]
+        self.dim = sum(self.dims)
+        self.side = max(part.side for part in parts)
+        self.lanes = max(int(getattr(part, "lanes", 0)) for part in parts)
 
     def prepare(self, image: Image.Image) -> npt.NDArray[Any]:
-        return self._parts[0].prepare(image)
+        """The bytes of what each part makes of the image."""
+        self._inputs = inputs = [np.ascontiguousarray(part.prepare(image)) for part in self._parts]
+        return np.concatenate([one.reshape(-1).view(np.uint8) for one in inputs])
 
     def embed(self, batch: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        return np.concatenate([part.embed(batch) for part in self._parts], axis=1)
+        vectors, start = [], 0
+        for part, like in zip(self._parts, self._inputs, strict=True):
+            mine = np.ascontiguousarray(batch[:, start : start + like.nbytes]).view(like.dtype)
+            vectors.append(part.embed(mine.reshape(len(batch), *like.shape)))
+            start += like.nbytes
+        return np.concatenate(vectors, axis=1)

@@ -15,6 +15,7 @@ from datasetops.labeling.base import ImageSize
 from datasetops.manifest import Repository, Version
 from datasetops.models import Embedder, EmbeddingCache, elsewhere, embed_images, open_embedder
 from datasetops.models.predictor import Prediction
+from datasetops.models.reference import Joined
 from datasetops.preannotate.fewshot import learn
 from datasetops.preannotate.human import human_labels
 from datasetops.preannotate.predictions import ModelInfo, Outcome
@@ -45,20 +46,18 @@ class FewShotLabeler:
     vocabulary = None
 
     def __init__(
-        self, repository: Repository, reference: str, embedders: Sequence[Embedder], taught: Mapping[str, Taught],
+        self, repository: Repository, reference: str, embedder: Embedder, taught: Mapping[str, Taught],
         classes: Sequence[str], read: Callable[[str], bytes], engine: str, runner: Engine | None,
     ) -> None:  # fmt: skip
-        """`reference` is the embedders', joined by +; `taught` has labeled images by digest; `runner` embeds."""
+        """`reference` is the embedder's; `taught` has labeled images by digest; `runner` embeds."""
         self.name, self.engine = f"{SCHEME}:{reference}", engine
-        self._repository, self._embedders, self._read, self._runner = repository, tuple(embedders), read, runner
-        self._references = reference.split("+")
-        self._taught, self._classes = taught, tuple(classes)
+        self._repository, self._embedder, self._read, self._runner = repository, embedder, read, runner
+        self._reference, self._taught, self._classes = reference, taught, tuple(classes)
 
     def info(self, items: Sequence[Item]) -> ModelInfo:
         told = [[key, one.label, one.group] for key, one in sorted(self._taught.items())]
         about = sha256_hex("".join(sorted({item.key for item in items})).encode())
-        networks = [one.digest for one in self._embedders]
-        parts = [SCHEME, _METHOD, networks, list(self._classes), told, about]
+        parts = [SCHEME, _METHOD, [self._embedder.digest], list(self._classes), told, about]
         return ModelInfo(self.name, None, sha256_hex(canonical_json(parts)), self.kinds, self.vocabulary)
 
     def label(
@@ -94,10 +93,7 @@ class FewShotLabeler:
     def to_look_at(self, items: Sequence[Item]) -> list[Item]:
         everything = self._everything(items)
         keys = [item.key for item in everything]
-        seen = np.ones(len(keys), dtype=bool)
-        for embedder in self._embedders:
-            vectors = np.empty((len(keys), embedder.dim), dtype=np.float32)
-            seen &= self._cache(embedder).fetch(keys, vectors)
+        seen = self._cache().fetch(keys, np.empty((len(keys), self._embedder.dim), dtype=np.float32))
         return [everything[row] for row in np.flatnonzero(~seen)]
 
     def trial(self, items: Sequence[Item]) -> int:
@@ -109,22 +105,21 @@ class FewShotLabeler:
         known = [Item(key, one.uri) for key, one in sorted(self._taught.items())]
         return known + [Item(key, uri) for key, uri in sorted(others.items())]
 
-    def _cache(self, embedder: Embedder) -> EmbeddingCache:
-        return EmbeddingCache(self._repository.cache / "embeddings", embedder.digest)
+    def _cache(self) -> EmbeddingCache:
+        return EmbeddingCache(self._repository.cache / "embeddings", self._embedder.digest)
 
     def _features(self, items: Sequence[Item], progress: Progress, *, kept: bool) -> npt.NDArray[np.float32]:
-        """Embeddings (N, D) by all networks side by side; of several, each is brought to the same spread."""
-        parts = []
+        """Embeddings (N, D); where several networks are joined, each one's are brought to the same spread."""
         uris = [item.uri for item in items]
-        for reference, embedder in zip(self._references, self._embedders, strict=True):
-            cache = self._cache(embedder) if kept else None
-            vectors = embed_images(
-                embedder, [item.key for item in items], lambda row: self._read(uris[row]),
-                cache=cache, jobs=self._repository.settings.jobs, progress=progress,
-                away=elsewhere(self._repository, reference, uris, engine=self._runner),
-            )  # fmt: skip
-            parts.append(vectors if len(self._embedders) == 1 else vectors / _spread(vectors))
-        return np.concatenate(parts, axis=1)
+        vectors = embed_images(
+            self._embedder, [item.key for item in items], lambda row: self._read(uris[row]),
+            cache=self._cache() if kept else None, jobs=self._repository.settings.jobs, progress=progress,
+            away=elsewhere(self._repository, self._reference, uris, engine=self._runner),
+        )  # fmt: skip
+        if isinstance(self._embedder, Joined):
+            for part in np.split(vectors, np.cumsum(self._embedder.dims)[:-1], axis=1):
+                part /= _spread(part)  # in place, in `vectors`
+        return vectors
 
 
 def _spread(vectors: npt.NDArray[np.float32]) -> np.float32:
@@ -145,7 +140,7 @@ def open_few_shot(
 ) -> FewShotLabeler:
     """The labeler that `fewshot:EMBEDDER` names, with the labels of a version; `read` gives the bytes of a uri.
 
-    `reference` names the embedder, or several with + between. Labels of sealed splits teach nothing, nor do those of an
+    `reference` names the embedder (see `open_embedder`). Labels of sealed splits teach nothing, nor do those of an
     image that has several. `runner` is the engine called `engine`, on which images are embedded; the settings' unless
     told. Raises ModelError where the schema asks for no single class an image, or where too few are labeled.
     """
@@ -168,6 +163,6 @@ def open_few_shot(
             remedy="Label at least two images of each class, of at least two classes; ten of each are a good start: "
             f"dsops select {version.name} --n 100, then dsops label push.",
         )
-    embedders = [open_embedder(part, cache=repository.settings.cache) for part in reference.split("+")]
+    embedder = open_embedder(reference, cache=repository.settings.cache)
     named = engine or repository.settings.engine
-    return FewShotLabeler(repository, reference, embedders, taught, schema.class_names, read, named, runner)
+    return FewShotLabeler(repository, reference, embedder, taught, schema.class_names, read, named, runner)

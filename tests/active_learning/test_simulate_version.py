@@ -93,6 +93,20 @@ def test_labels_of_another_version_are_learned_from(shades: Repository) -> None:
     assert found.measured("random").mean() < 0.5
 
 
+def test_the_test_split_measures_and_validation_takes_no_part(shades: Repository, tmp_path: Path) -> None:
+    splits = ["train"] * 24 + ["test"] * 16 + ["validation"] * 8
+    rows = "".join(f"{n}.png,{('dark', 'light')[n % 2]},{split}\n" for n, split in enumerate(splits))
+    (tmp_path / "split.csv").write_text(f"path,label,split\n{rows}")
+    repository = Repository.init(tmp_path / "repository", shades.version("v1").schema)
+    images = str(shades.root.parent / "images")
+    call = ["ingest", str(tmp_path / "split.csv"), "--images", images, "-C", str(repository.root)]
+    assert CliRunner().invoke(app, call).exit_code == 0
+    found = simulate_version(repository, repository.version("v1"), strategies=["margin"], budgets=[8], seeds=2)
+    assert (found.pool, found.test) == (24, 16)
+    assert found.notes == ("Left out: 8 labeled samples of splits that are sealed or for validation.",)
+    assert found.measured("margin").mean() > 0.9
+
+
 def test_a_version_without_labels_is_told(repository: Repository) -> None:
     repository.commit(Change(samples=[{"sample_id": "a", "uri": "a.png", "width": 8, "height": 8}]), message="one")
     with pytest.raises(DatasetOpsError, match="nothing to replay"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pictures import photos
+from PIL import Image
 
 from datasetops.errors import MissingDependencyError, ModelError
 from datasetops.models import open_embedder
@@ -84,6 +85,18 @@ def test_a_checkpoint_without_weights_for_pooling_gives_its_class_token(tmp_path
     for embedder in embedders:
         np.testing.assert_allclose(embedder.embed(batch), expected, atol=1e-5)
     assert embedders[0].digest == embedders[1].digest
+
+
+def test_joined_embedders_take_their_own_input_each(tmp_path: Path) -> None:
+    """A folder may have a + in its name."""
+    small, large = saved(vit(), tmp_path / "a+b"), "builtin:efficientnet-lite0"
+    parts = [open_embedder(reference, cache=tmp_path) for reference in (small, large)]
+    both = open_embedder(f"{small}+{large}", cache=tmp_path)
+    images = [Image.new("RGB", (64, 48), (shade, 90, 200 - shade)) for shade in (20, 120)]
+    found = both.embed(np.stack([both.prepare(image) for image in images]))
+    alone = [part.embed(np.stack([part.prepare(image) for image in images])) for part in parts]
+    np.testing.assert_allclose(found, np.concatenate(alone, axis=1), rtol=1e-6)
+    assert both.dim == found.shape[1]
 
 
 def test_the_digest_tells_weights_and_processors_apart(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_what_cannot_be_one_graph_is_refused(copied: Copied, trained_probe: Path
     repository = copied(trained_probe)
     record = load_model_record(repository, "m1")
     description = json.loads(repository.store.get(record.files["description"].key))
-    joined = description | {"embedder": {"reference": "builtin:efficientnet-lite0+efficientnet-lite0"}}
+    joined = description | {"embedder": {"reference": "builtin:efficientnet-lite0+builtin:efficientnet-lite0"}}
     data = json.dumps(joined).encode()
     repository.store.put("model-files/joined.json", data)
     from datasetops.records import sha256_hex
