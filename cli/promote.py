@@ -82,9 +82,11 @@ def promote(
     from datasetops.images import quiet_decoding
     from datasetops.promotion.policy import current_model_policy, load_model_policy
     from datasetops.promotion.promote import promote as decide
+    from datasetops.tracking.report import tell_production, tracker_of
     from datasetops.training.record import load_model_record
 
     repository = session.repository
+    tracker = tracker_of(repository)
     with quiet_decoding():
         found = decide(
             repository,
@@ -98,6 +100,8 @@ def promote(
             dry_run=dry_run,
             progress=session.progress,
         )
+    if found.promoted and (told := tell_production(tracker, found.model)):
+        session.say(told)
     session.emit(found.as_dict(), _promotion_lines(found))
     if found.failed:
         raise typer.Exit(CHECK_FAILED)
@@ -109,8 +113,12 @@ def rollback(
 ) -> None:
     """Put the model before the present one into production again."""
     from datasetops.promotion.promote import rollback as run
+    from datasetops.tracking.report import tell_production, tracker_of
 
+    tracker = tracker_of(session.repository)
     found = run(session.repository, reason)
+    if told := tell_production(tracker, found.model):
+        session.say(told)
     now = "No model is" if found.model is None else f"{found.model} is"
     session.emit(vars(found), f"{found.taken_back} is taken back. {now} in production now.")
 
@@ -228,13 +236,14 @@ def regress_check(
     name: SetName,
     model: Annotated[str, typer.Argument(help="As in dsops evaluate: model:NAME, onnx:FILE, …")],
 ) -> None:
-    """Ask a model about a set's items. Status 3 unless all are answered right."""
+    """Ask a model about a set's items, and record how it did. Status 3 unless all are answered right."""
     from datasetops.images import quiet_decoding
-    from datasetops.promotion.regression import check, load_set
+    from datasetops.promotion.regression import check, load_set, record_check
 
     repository = session.repository
     with quiet_decoding():
         found = check(repository, load_set(repository, name), model, progress=session.progress)
+    record_check(repository, found)
     lines = [f"  {sample}: {told}" for sample, told in list(found.failed.items())[:_SHOWN]]
     session.emit(found.as_dict(), [f"{model}: {found.right:,} of {found.items:,} items of {name} are right.", *lines])
     if found.failed:

@@ -65,6 +65,8 @@ def train(
     if reproduce is not None:
         if recipe is not None or seed is not None:
             raise ValueError("--reproduce: the record tells recipe and seed; leave --recipe and --seed out")
+        if tracker is not None:
+            raise ValueError("--reproduce: makes no model to tell a tracker of; leave --tracker out")
         with quiet_decoding():
             again = training.reproduce(
                 repository,

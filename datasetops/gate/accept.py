@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 from datasetops.errors import RejectedError, did_you_mean
 from datasetops.gate.policy import Policy
@@ -14,6 +14,9 @@ from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.manifest.commit import put_object
 from datasetops.records import canonical_json, sha256_hex
+
+ACCEPT: Final = "accept"
+REFUSE: Final = "refuse"  # a gate did not let a version or a model through; the parameter `asked` says which gate
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ def accept(
 ) -> GateResult:
     """Hold a version against a policy, and accept it where every rule passes or is overridden with a reason.
 
-    `override` maps a rule's name to the reason. A version that fails stays as it was; look at `failed`. Raises
-    ValueError for an override of an unknown rule or without a reason, RejectedError for one of a rule that passes.
+    `override` maps a rule's name to the reason. A version that fails stays as it was; look at `failed`. The ledger keeps
+    that too, but for a dry run. Raises ValueError for an override of an unknown rule or without a reason, RejectedError
+    for one of a rule that passes.
     """
     reasons = dict(override or {})
     check_reasons(reasons, policy.name, (*policy.rules, *ALWAYS), (*RULES, *ALWAYS))
@@ -60,24 +64,24 @@ def accept(
     result = GateResult(
         version.name, version.digest, policy.name, policy.digest, actor, results, reasons, accepted=False
     )  # fmt: skip
-    if result.failed or dry_run:
+    if dry_run:
         return result
     already = status_of(repository, version)
-    if already.status == "accepted" and _same(repository, already.event_id, policy, reasons):
-        return GateResult(**{**result.__dict__, "accepted": True, "already": True})
+    if not result.failed and already.status == "accepted" and _same(repository, already.event_id, policy, reasons):
+        return replace(result, accepted=True, already=True)
     put_object(repository.store, "policies", policy.canonical_bytes())
     record = canonical_json({"rules": [asdict(rule) for rule in results], "policy": policy.digest, "note": note})
     key = f"gates/{version.name}/{sha256_hex(record)[:16]}.json"
     repository.store.put(key, record)
     event = Event(
-        "accept",
+        REFUSE if result.failed else ACCEPT,
         actor,
         inputs={"version": version.name, "commit": version.digest, "policy": policy.digest},
         outputs={"files": {key: sha256_hex(record)}},
-        parameters={"override": reasons, "note": note},
+        parameters={"asked": ACCEPT, "override": reasons, "note": note},
     )
     repository.ledger.record(event)
-    return GateResult(**{**result.__dict__, "accepted": True})
+    return replace(result, accepted=not result.failed)
 
 
 def reject(repository: Repository, version: Version, reason: str) -> None:

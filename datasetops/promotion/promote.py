@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from datasetops.audits.record import plain
 from datasetops.errors import ConflictError, NotFoundError
-from datasetops.gate.accept import check_reasons, refuse_needless
+from datasetops.gate.accept import REFUSE, check_reasons, refuse_needless
 from datasetops.gate.rules import RuleResult
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
@@ -73,9 +73,10 @@ def promote(
     """Hold a model against a policy on a version (the one it was trained on unless told), and put it into production where
     every rule passes or is overridden with a reason.
 
-    `override` maps a rule's name to the reason. Where a rule fails everything stays as it was; look at `failed`. Looks at
-    a sealed split are recorded even then. Raises ValueError for an override of an unknown rule or without a reason,
-    RejectedError for one of a rule that passes, ConflictError where another model was promoted meanwhile.
+    `override` maps a rule's name to the reason. Where a rule fails everything stays as it was; look at `failed`. The
+    ledger keeps that too, but for a dry run, and looks at a sealed split in any case. Raises ValueError for an override
+    of an unknown rule or without a reason, RejectedError for one of a rule that passes, ConflictError where another model
+    was promoted meanwhile.
     """
     reasons = dict(override or {})
     check_reasons(reasons, policy.name, policy.rules, tuple(RULES))
@@ -88,9 +89,9 @@ def promote(
         record.name, record.digest, judged_on.name, policy.name, policy.digest, repository.settings.actor, results,
         reasons, before, promoted=False,
     )  # fmt: skip
-    if result.failed or dry_run:
+    if dry_run:
         return result
-    if before == record.name:
+    if not result.failed and before == record.name:
         return replace(result, promoted=True, already=True)
     if _in_production(repository) != before:
         raise ConflictError("Another model was put into production meanwhile.", remedy="Run the command again.")
@@ -101,7 +102,7 @@ def promote(
     repository.store.put(key, data)
     figures = {rule.rule: {"passed": rule.passed, "message": rule.message} for rule in results}
     event = Event(
-        PROMOTE,
+        REFUSE if result.failed else PROMOTE,
         result.actor,
         inputs={
             "version": judged_on.name,
@@ -111,10 +112,10 @@ def promote(
             "policy": policy.digest,
         },
         outputs={"files": {key: sha256_hex(data)}, "rules": figures},
-        parameters={"model": record.name, "before": before, "override": reasons, "note": note},
+        parameters={"asked": PROMOTE, "model": record.name, "before": before, "override": reasons, "note": note},
     )
     repository.ledger.record(event)
-    return replace(result, promoted=True)
+    return replace(result, promoted=not result.failed)
 
 
 def rollback(repository: Repository, reason: str) -> Rollback:

@@ -33,6 +33,7 @@ from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json
 
 EVENT: Final = "regress"
+CHECK: Final = "regress-check"
 KINDS: Final = ("classification", "box")  # that an answer can be held against item by item
 _FOLDER: Final = "regression-sets"
 _FORMAT: Final = 1
@@ -186,6 +187,18 @@ def check(
             remedy="Name the sets that this model is to pass in the model policy: regression: {sets: [...]}.",
         )
     return Checked(chosen.name, chosen.revision, label, asked, right, failed)
+
+
+def record_check(repository: Repository, found: Checked) -> None:
+    """Keep in the ledger how a model did."""
+    event = Event(
+        CHECK,
+        repository.settings.actor,
+        inputs={"set": found.revision, "model": found.model},
+        outputs={"items": found.items, "right": found.right, "failed": dict(found.failed)},
+        parameters={"name": found.name},
+    )
+    repository.ledger.record(event)
 
 
 def _wrong(answers: Answers, place: int, item: RegressionItem, version: Version) -> str | None:

@@ -13,10 +13,12 @@ from datasetops.audits.record import latest_audit
 from datasetops.errors import DatasetOpsError, NotFoundError
 from datasetops.evaluation.record import COMPARE
 from datasetops.evaluation.record import EVENT as EVALUATE
+from datasetops.gate.accept import REFUSE
 from datasetops.gate.status import Status, statuses
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.promotion.export import load_export
+from datasetops.promotion.regression import CHECK
 from datasetops.training.record import PROMOTE, ROLLBACK, ModelRecord, model_records, promoted
 from datasetops.training.train import REPRODUCE
 
@@ -107,7 +109,7 @@ class History:
     def outcomes(self, version: Version, models: Iterable[str]) -> dict[str, list[bool]]:
         """By step that can fail, whether each time that is recorded it did not: of a version and of its models.
 
-        A promotion that was taken back failed; one that the gate refused leaves no record.
+        What a gate refused failed, and a promotion that was taken back.
         """
         names = set(models)
         found: dict[str, list[bool]] = {}
@@ -115,24 +117,29 @@ class History:
             mine = event.inputs.get("commit") == version.digest
             if event.kind == "qa-result" and mine and event.outputs.get("verdict") in ("accept", "reject"):
                 found.setdefault("QA", []).append(event.outputs["verdict"] == "accept")
-            elif event.kind in ("accept", "reject") and mine:
+            elif mine and (event.kind in ("accept", "reject") or event.parameters.get("asked") == "accept"):
                 found.setdefault("acceptance", []).append(event.kind == "accept")
         reproduced = self.reproductions(names)
         if reproduced:
             found["reproduction"] = reproduced
         gates = [
-            event.kind == PROMOTE for event in self.of(PROMOTE, ROLLBACK) if event.parameters.get("model") in names
+            event.kind == PROMOTE
+            for event in self.of(PROMOTE, ROLLBACK, REFUSE)  # of versions the last one has no model
+            if event.parameters.get("model") in names
         ]
         if gates:
             found["promotion"] = gates
         return found
 
     def regression(self, model: ModelRecord) -> Mapping[str, Mapping[str, Any]]:
-        """By set, how many items the model got right when it was last promoted, and of how many."""
-        mine = [event for event in self.of(PROMOTE) if event.inputs.get("digest") == model.digest]
-        info = self._record(mine[-1].outputs.get("files", {})) if mine else None
-        rules = {} if info is None else {rule["rule"]: rule for rule in info["rules"]}
-        found: Mapping[str, Mapping[str, Any]] = rules.get("regression", {}).get("evidence", {})
+        """By set, how many items the model got right when it was last asked, and of how many."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for event in self.of(PROMOTE, REFUSE, CHECK):
+            if event.kind == CHECK and event.inputs["model"] == f"model:{model.name}":
+                found[str(event.parameters["name"])] = event.outputs
+            elif event.kind != CHECK and event.inputs.get("digest") == model.digest:
+                info = self._record(event.outputs.get("files", {})) or {"rules": ()}
+                found |= next((rule["evidence"] for rule in info["rules"] if rule["rule"] == "regression"), {})
         return found
 
     def _record(self, files: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -204,7 +204,7 @@ class _Maker:
         items = sum(one["items"] for one in sets.values())
         if items:
             right = sum(one["right"] for one in sets.values())
-            found["regression_pass"] = _share(right, items, f"items of {', '.join(sets)} when it was promoted")
+            found["regression_pass"] = _share(right, items, f"items of {', '.join(sets)} when it was last asked")
         return found
 
     def _of_export(self, model: ModelRecord) -> dict[str, Cell]:

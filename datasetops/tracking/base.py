@@ -67,6 +67,9 @@ class Tracker(Protocol):
     def start(self, key: str, name: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Run | None:
         """Open a run. `key` tells it from all others: None where one of that key was finished before."""
 
+    def production(self, model: str | None) -> str | None:
+        """Mark the model that is in production now, None for none. Returns where, None where it knows no such mark."""
+
 
 Opener = Callable[[Place], Tracker]
 
@@ -77,6 +80,9 @@ class NoTracker:
     name = NONE
 
     def start(self, key: str, name: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Run | None:
+        return None
+
+    def production(self, model: str | None) -> str | None:
         return None
 
 

@@ -22,6 +22,8 @@ from datasetops.tracking.base import Dataset, Place, Run, Tracker, TrackerError,
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_MODEL_TAG: Final = "dsops.model"
+_PRODUCTION: Final = "production"  # alias in the registry, as in models:/NAME@production
 _KEY: Final = "dsops.key"  # tag that tells one run from all others
 _FOLDER: Final = "mlruns"
 _MODEL: Final = "model"  # folder of a run's files
@@ -76,6 +78,21 @@ class MlflowTracker:
             for start in range(0, len(told), _PARAMETERS):
                 client.log_batch(run.info.run_id, params=told[start : start + _PARAMETERS])
         return MlflowRun(client, self._project, self._uri, run)
+
+    def production(self, model: str | None) -> str | None:
+        with quiet("mlflow"):
+            client = self._client()
+            versions = client.search_model_versions(f"name = '{self._project}'")
+            if model is None:
+                if versions:
+                    client.delete_registered_model_alias(self._project, _PRODUCTION)
+                return None
+            mine = [version for version in versions if version.tags.get(_MODEL_TAG) == model]
+            if not mine:
+                raise TrackerError(f"MLflow has no {model}.", remedy=f"Tell it first: dsops track {model}")
+            newest = max(mine, key=lambda version: int(version.version))
+            client.set_registered_model_alias(self._project, _PRODUCTION, newest.version)
+        return f"models:/{self._project}@{_PRODUCTION}"
 
     def _client(self) -> MlflowClient:
         from mlflow import MlflowClient
@@ -155,7 +172,7 @@ class MlflowRun:
                     raise
                 self._client.create_registered_model(self._project)
             source = f"{self._run.info.artifact_uri}/{_MODEL}"
-            tags = {"dsops.model": model, **facts}
+            tags = {_MODEL_TAG: model, **facts}
             version = self._client.create_model_version(self._project, source, self._id, tags=tags)
         return f"{self._project}, version {version.version}"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -130,8 +131,14 @@ def tell(tracker: Tracker, report: Report) -> str | None:
 
 def tell_or_fail(tracker: Tracker, report: Report) -> str | None:
     """As `tell`. Raises TrackerError whatever the tracker's package raises."""
-    try:
+    with _as_tracker_error(tracker):
         return tell(tracker, report)
+
+
+@contextmanager
+def _as_tracker_error(tracker: Tracker) -> Iterator[None]:
+    try:
+        yield
     except DatasetOpsError:
         raise
     except Exception as error:  # the faults of other people's packages and servers have no common name
@@ -151,6 +158,16 @@ def try_to_tell(tracker: Tracker, report: Callable[[], Report], name: str) -> st
     except DatasetOpsError as error:
         again = f"dsops track {name} --tracker {tracker.name}"
         return f"warning: {error.message} {error.remedy}\nNothing is lost: {name} is kept. To try again: {again}"
+
+
+def tell_production(tracker: Tracker, model: str | None) -> str | None:
+    """A sentence about where a tracker marks the model in production, or about why it does not; None: it does not mark."""
+    try:
+        with _as_tracker_error(tracker):
+            place = tracker.production(model)
+    except DatasetOpsError as error:
+        return f"warning: {error.message} {error.remedy}"
+    return None if place is None else f"{tracker.name} has it as {place}."
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:

@@ -61,6 +61,9 @@ class WandbTracker:
             )
         return WandbRun(run, self._place.project, offline=mode == _OFFLINE)
 
+    def production(self, model: str | None) -> str | None:
+        return None  # what was kept in a folder cannot be marked later
+
 
 class WandbRun:
     def __init__(self, run: Any, project: str, *, offline: bool) -> None:

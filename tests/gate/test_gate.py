@@ -206,13 +206,17 @@ def test_acceptance_is_recorded_and_can_be_taken_back(full: Repository) -> None:
     refused = accept(full, version, policy)
     assert [rule.rule for rule in refused.failed] == ["consent"]
     assert status_of(full, version).status == "draft"
+    event = next(iter(full.ledger.backwards())).event
+    assert (event.kind, event.parameters["asked"], event.inputs["commit"]) == ("refuse", "accept", version.digest)
     with pytest.raises(ValueError, match="give the reason"):
         accept(full, version, policy, override={"consent": " "})
     with pytest.raises(ValueError, match="Did you mean 'consent'"):
         accept(full, version, policy, override={"concent": "a typo"})
     with pytest.raises(RejectedError, match="'guide' passes"):
         accept(full, version, policy, override={"guide": "no need", "consent": "public data"})
+    told = len(list(full.ledger.backwards()))
     assert accept(full, version, policy, override={"consent": "public data"}, dry_run=True).accepted is False
+    assert len(list(full.ledger.backwards())) == told
     done = accept(full, version, policy, override={"consent": "public data"})
     assert done.accepted
     assert status_of(full, version).overridden == ("consent",)

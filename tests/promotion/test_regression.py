@@ -18,6 +18,7 @@ from datasetops.manifest import Change, Repository
 from datasetops.promotion.policy import ModelPolicy
 from datasetops.promotion.promote import promote
 from datasetops.promotion.regression import add, check, failures_of, load_set, remove, set_names
+from datasetops.scorecard.history import History
 from datasetops.training.record import load_model_record
 
 pytestmark = pytest.mark.slow
@@ -89,6 +90,13 @@ def test_failures_of_an_evaluation_fail_again_until_they_are_put_right(copied: C
     evidence = refused.failed[0].evidence
     assert evidence["known"]["revision"] == load_set(repository, "known").revision
     assert set(evidence["field"]["failed"]) == set(wrong)
+    history = History(repository)
+    assert history.outcomes(repository.version(), ["m1"])["promotion"] == [False]
+    sets = history.regression(load_model_record(repository, "m1"))
+    assert {name: (one["right"], one["items"]) for name, one in sets.items()} == {
+        "field": (0, len(wrong)),
+        "known": (len(right), len(right)),
+    }
     own = ModelPolicy.model_validate({"name": "own", "regression": {"sets": ["known"]}})
     assert promote(repository, load_model_record(repository, "m1"), own).promoted
     assert "known" in run(repository, "list").stdout

@@ -25,7 +25,15 @@ from datasetops.evaluation.record import Evaluation
 from datasetops.manifest import Repository
 from datasetops.settings import FILE_NAME
 from datasetops.tracking.base import Place, open_tracker, without_secrets
-from datasetops.tracking.report import evaluation_report, numbers_of, tell, tracker_of, training_report, try_to_tell
+from datasetops.tracking.report import (
+    evaluation_report,
+    numbers_of,
+    tell,
+    tell_production,
+    tracker_of,
+    training_report,
+    try_to_tell,
+)
 from datasetops.training.record import ModelRecord
 
 
@@ -77,6 +85,20 @@ def test_mlflow_in_a_folder(labeled: Repository, model: ModelRecord, evaluation:
     assert "knows it already" in again.stdout
     assert run(repository, "track", evaluation.evaluation_id).exit_code == 0
     check_mlflow(f"file://{repository.root}/mlruns", model, evaluation)
+    check_alias(repository, f"file://{repository.root}/mlruns")
+
+
+def check_alias(repository: Repository, uri: str) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    tracker, client = tracker_of(repository), MlflowClient(uri, uri)
+    assert tell_production(tracker, "m1") == "mlflow has it as models:/colours@production."
+    assert client.get_model_version_by_alias("colours", "production").tags["dsops.model"] == "m1"
+    assert "dsops track m7" in str(tell_production(tracker, "m7"))
+    assert tell_production(tracker, None) is None
+    with pytest.raises(MlflowException):
+        client.get_model_version_by_alias("colours", "production")
 
 
 def check_mlflow(uri: str, model: ModelRecord, evaluation: Evaluation) -> None:
@@ -217,6 +239,7 @@ def test_mlflow_at_a_server(
         assert tell(tracker_of(repository), report) is not None
         assert tell(tracker_of(repository), report) is None
     check_mlflow(mlflow_server, model, evaluation)
+    check_alias(repository, mlflow_server)
 
 
 @pytest.mark.slow
