@@ -23,10 +23,13 @@ _STEPS: Final = (1, 2, 5, 10, 20)  # percent
 
 
 def page(
-    title: str, found: Mapping[str, Any], tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]
+    title: str,
+    found: Mapping[str, Any],
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]],
+    about: str = "",
 ) -> str:
-    """HTML of `curves.summary`'s answer, and of tables (what it shows, header, rows)."""
-    parts = [f"<h1>{escape(title)}</h1>"]
+    """HTML of `curves.summary`'s answer, what it is `about`, and of tables (what it shows, header, rows)."""
+    parts = [f"<h1>{escape(title)}</h1>", f"<p>{escape(about)}</p>"]
     parts += [f"<p>{escape(note)}</p>" for note in found["notes"]]
     parts.append(chart(found))
     for caption, header, rows in tables:

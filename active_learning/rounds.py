@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from datasetops.errors import ConflictError, NotFoundError, did_you_mean
@@ -26,9 +26,9 @@ class Round:
     `predicted` is the class that a model thought likeliest of each, and `doubts` how unsure it was (least confidence, in
     [0, 1]), for the random ones too; empty where no model was asked. `pool` is how many items there were to choose
     from; `asked` how many were wanted. `random` are those of the samples that were drawn uniformly from the whole pool
-    before the strategy chose. `commit` is the version's digest, `model` says whose probabilities were used, `minutes`
-    how long annotators will take, where past answers tell. `notes` are for people: what was left out, and what could
-    not be fulfilled.
+    before the strategy chose. `commit` is the version's digest, `model` says whose probabilities were used, `embedder`
+    by whose vectors items were compared, `minutes` how long annotators will take, where past answers tell. `notes` are
+    for people: what was left out, and what could not be fulfilled.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Round:
     random: tuple[str, ...] = ()
     commit: str | None = None
     model: str | None = None
+    embedder: str | None = None
     minutes: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -54,11 +55,11 @@ class Round:
         return f"{_FOLDER}{self.name}.json"
 
 
-def record_round(repository: Repository, **fields: Any) -> Round:
+def record_round(repository: Repository, chosen: Round) -> Round:
     """Write a round under the next free name: r1, r2, …"""
     number = max((int(name[1:]) for name in _names(repository) if name[1:].isdigit()), default=0) + 1
     for name in (f"r{n}" for n in range(number, number + _ATTEMPTS)):
-        made = Round(name=name, **fields)
+        made = replace(chosen, name=name)
         data = canonical_json(asdict(made))
         try:
             repository.store.put_new(made.key, data)
@@ -67,7 +68,12 @@ def record_round(repository: Repository, **fields: Any) -> Round:
         event = Event(
             "select",
             repository.settings.actor,
-            inputs={"version": made.version, "commit": made.commit, "model": made.model},
+            inputs={
+                "version": made.version,
+                "commit": made.commit,
+                "model": made.model,
+                "embedder": made.embedder,
+            },
             outputs={"files": {made.key: sha256_hex(data)}, "samples": len(made.samples)},
             parameters={"round": name, "strategy": made.strategy, "seed": made.seed, **made.parameters},
         )

@@ -20,11 +20,12 @@ from datasetops.active_learning.scores import least_confidence
 from datasetops.active_learning.signals import gather
 from datasetops.active_learning.spread import Spread, near_in
 from datasetops.active_learning.strategies import STRATEGIES, find_strategy
-from datasetops.errors import DatasetOpsError
+from datasetops.errors import DatasetOpsError, did_you_mean
 from datasetops.manifest import Repository, Version
 from datasetops.progress import Progress, no_progress
 
 DEFAULT_N: Final = 100
+_NO_CLASSES: Final = "class: nothing says which class the items may be; give --predictions, or label a few first"
 _ROOM: Final = 1.25  # times as many items as a budget should hold: some take less than they usually do
 
 
@@ -46,6 +47,7 @@ def select(
     budget: float | None = None,
     spread: bool = True,
     seed: int = 0,
+    dry_run: bool = False,
     progress: Progress = no_progress,
 ) -> Round:
     """Choose `n` samples (100 unless told; with a `budget` in minutes as many as fit) and record them as a round.
@@ -56,7 +58,7 @@ def select(
     embeddings of `model` knows the labels so far. `quotas` (KEY=VALUE:COUNT or :SHARE%) and `balance` (a slice, or
     "class") are fulfilled as far as the pool goes. A `random_share` is drawn from the whole pool before the strategy
     chooses. With `spread` no two near-duplicates are chosen, and no group takes more than twice its even share. The same
-    arguments on the same version give the same round.
+    arguments on the same version give the same round. With `dry_run` it gets no name and nothing is recorded.
 
     Raises NotFoundError for an unknown strategy, ValueError for arguments that cannot be, DatasetOpsError where nothing
     is left to choose from or where the strategy lacks what it needs.
@@ -68,6 +70,9 @@ def select(
         raise ValueError(f"random share: expected a share from 0 to 1; got {random_share}")
     found = find_candidates(repository, version, where, labeled_too="votes" in chosen_by.uses)
     notes = list(found.notes)
+    by_class = balance == CLASS or any(text.strip().startswith(f"{CLASS}=") for text in quotas)
+    if by_class and probabilities is None and not predictions and len(np.unique(found.pool.labels)) < 3:
+        raise ValueError(_NO_CLASSES)
     known = gather(
         repository, version, found, chosen_by,
         probabilities=probabilities, predictions=predictions, mapping=mapping, scores=scores, model=model, seed=seed,
@@ -100,8 +105,8 @@ def select(
     names = found.samples["sample_id"].to_numpy()
     at_random = set(names[drawn.rows].tolist())
     ids = names[picks.rows].tolist()
-    return record_round(
-        repository,
+    made = Round(
+        name="",
         version=version.name,
         commit=version.digest,
         strategy=strategy,
@@ -114,6 +119,7 @@ def select(
         **_thought(found, pool, picks.rows),
         random=tuple(name for name in ids if name in at_random),
         model=known.model,
+        embedder=known.embedder,
         minutes=total,
         notes=tuple(notes),
         parameters={
@@ -125,6 +131,7 @@ def select(
             "spread": spread,
         },
     )
+    return made if dry_run else record_round(repository, made)
 
 
 def _within(budget: float | None, picks: Picks, minutes: Minutes, pool: Pool) -> tuple[Picks, float | None]:
@@ -185,6 +192,9 @@ def _by_strategy(
         every += balanced(inside, balance, n)
     for quota in every:
         rows = rows_with(values[quota.key], quota.value)
+        if not len(rows) and (quota.key != CLASS or quota.value not in found.classes):
+            remedy = did_you_mean(quota.value, values[quota.key][values[quota.key] != ""].unique(), noun="values")
+            raise ValueError(f"--quota: no sample has {quota}. {remedy}")
         have = int(np.isin(batch, rows).sum())
         missing = quota.count - have
         if missing > 0 and left > 0:
@@ -205,7 +215,7 @@ def _values(found: Candidates, pool: Pool, key: str) -> pd.Series[str]:
     if key != CLASS:
         return slice_texts(found.samples, key)
     if pool.probabilities is None:
-        raise ValueError("class: nothing says which class the items may be; give --predictions, or label a few first")
+        raise ValueError(_NO_CLASSES)
     likeliest = np.nan_to_num(pool.probabilities).argmax(axis=1)
     return pd.Series(np.asarray(found.classes, dtype=object)[likeliest])
 

@@ -20,7 +20,7 @@ from datasetops.active_learning.uncertainty import uncertainty_of
 from datasetops.audits.probabilities import for_version
 from datasetops.errors import DatasetOpsError, ModelError
 from datasetops.manifest import Repository, Version
-from datasetops.models import embed_stored
+from datasetops.models import embed_stored, open_embedder
 from datasetops.preannotate.stored import stored_probabilities
 from datasetops.progress import Progress
 
@@ -30,10 +30,12 @@ _MORE: Final = "Let models look at them first: dsops preannotate VERSION --model
 
 @dataclass(frozen=True)
 class Signals:
-    """`pool` with what the strategy needs; `model` says whose probabilities they are; `notes` what fell out."""
+    """`pool` with what the strategy needs; `model` says whose probabilities they are, `embedder` (name and digest) whose
+    embeddings; `notes` what fell out."""
 
     pool: Pool
     model: str | None
+    embedder: str | None
     notes: tuple[str, ...]
 
 
@@ -63,6 +65,9 @@ def gather(
     if probabilities is not None and predictions:
         raise ValueError("probabilities and predictions: give one of them")
     source: str | None = None
+    embedder: str | None = None
+    if model is not None:
+        open_embedder(model, cache=repository.settings.cache)  # a misspelled one is told, also where it is not needed
     tables: list[npt.NDArray[Any]] = []
     if probabilities is not None:
         tables = [_of_file(version, found, probabilities)]
@@ -75,6 +80,7 @@ def gather(
     if "embeddings" in strategy.needs or (has_images and ("embeddings" in wanted or learns)):
         reference = model or repository.settings.model
         vectors, digest = _embeddings(repository, found, reference, progress)
+        embedder = f"{reference}#{digest[:12]}"
         there = np.isfinite(vectors[:, 0])
         gone = pool.candidates[~there[pool.candidates]]
         if len(gone):
@@ -90,7 +96,7 @@ def gather(
             labels = np.where(there, pool.labels, UNLABELED)
             with suppress(ModelError):
                 tables = [_learned(labels, vectors, pool.classes, found.groups, seed)]
-                source = f"{_LEARNER} on {reference}#{digest[:12]}, {int((labels >= 0).sum()):,} labels"
+                source = f"{_LEARNER} on {embedder}, {int((labels >= 0).sum()):,} labels"
     if tables:
         pool = replace(pool, probabilities=np.mean(tables, axis=0) if len(tables) > 1 else tables[0])
         if len(tables) > 1:
@@ -109,7 +115,7 @@ def gather(
             notes.append(f"{len(unknown):,} samples have no score by {strategy.name} and were left out.")
             pool = pool.without(unknown, covered=False)
         source = source or " + ".join(predictions) or None
-    return Signals(pool, source, tuple(notes))
+    return Signals(pool, source, embedder, tuple(notes))
 
 
 def _check(strategy: Strategy, pool: Pool, version: Version) -> None:

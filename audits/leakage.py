@@ -48,7 +48,7 @@ class Leakage:
                 straddling(samples["sha256"], order),
                 lambda row, others: f"the same file as {_at(about, others)}",
             ),
-            ("by near-duplicate", _near(context, order), lambda row, others: f"shows the same as {_at(about, others)}"),
+            ("by near-duplicate", _near(context, order), lambda row, others: f"looks the same as {_at(about, others)}"),
             (
                 "by group",
                 straddling(samples["group"], order),

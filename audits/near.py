@@ -12,7 +12,11 @@ from datasetops.audits.base import AuditContext
 from datasetops.audits.neighbours import nearest
 from datasetops.audits.perceptual import Pictures, pictures, spectra, transform, upright
 from datasetops.audits.registration import align
+from datasetops.audits.stored import StoredImages
+from datasetops.errors import NotFoundError
+from datasetops.manifest import Repository, Version
 from datasetops.progress import Progress, no_progress
+from datasetops.records import ANNOTATIONS
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -50,6 +54,32 @@ def near_pairs(context: AuditContext) -> NearPairs:
         context.memo["near_pairs"] = _near_pairs(context)
     found: NearPairs = context.memo["near_pairs"]
     return found
+
+
+def look_alikes(
+    repository: Repository, version: Version, *, progress: Progress = no_progress
+) -> tuple[npt.NDArray[np.object_], int]:
+    """Near-duplicates of a version as pairs of sample ids (P, 2), and how many images could not be read.
+
+    Raises NotFoundError where none can.
+    """
+    samples = version.table("samples").to_pandas()
+    images = StoredImages(repository, samples["uri"].tolist())
+    context = AuditContext(
+        samples=samples,
+        annotations=ANNOTATIONS.empty_table().to_pandas(),
+        schema=version.schema,
+        images=images,
+        embeddings=lambda: np.empty((len(samples), 0), np.float32),
+        jobs=repository.settings.jobs,
+        progress=progress,
+    )
+    found = near_pairs(context) if samples["sha256"].notna().any() else None
+    if found is None or not found.compared:
+        why = next(iter(images.faults.values()), "there are none.")
+        remedy = "Put the images back, ingest them from where they are now, or leave out --look-alikes."
+        raise NotFoundError(f"No image of {version.name} can be looked at: {why}", remedy=remedy)
+    return samples["sample_id"].to_numpy(object)[found.indices], len(found.unreadable)
 
 
 def _near_pairs(context: AuditContext) -> NearPairs:

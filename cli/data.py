@@ -135,11 +135,14 @@ def split(
     ratios: Annotated[str, typer.Argument(help="Shares, e.g. train=0.8,val=0.1,test=0.1.")],
     seed: Annotated[int, typer.Option(help="Another seed gives another division.")] = 0,
     seal: Annotated[list[str] | None, typer.Option(help="Seal this split: from now on it may only grow.")] = None,
+    look_alikes: Annotated[
+        bool, typer.Option("--look-alikes", help="Keep near-duplicates together too; looks at all images.")
+    ] = False,
     branch: Branch = "main",
     message: Message = None,
 ) -> None:
     """Place samples that have no split yet. Groups and copies of a file stay together; nothing placed ever moves."""
-    from datasetops.splits import assign_splits
+    from datasetops.splits import assign_splits, check_ratios
 
     shares = {}
     for item in ratios.split(","):
@@ -148,13 +151,29 @@ def split(
             shares[name.strip()] = float(share)
         except ValueError:
             raise ValueError(f"expected NAME=SHARE; got {item!r}") from None
+    check_ratios(shares)
+    pairs = None
+    if look_alikes:
+        from datasetops.audits.near import look_alikes as find
+
+        repository = session.repository
+        pairs, unreadable = find(repository, repository.version(branch), progress=session.progress)
+        if unreadable:
+            session.say(f"note: {unreadable:,} images cannot be read; what they look like is not known.")
     result = assign_splits(
-        session.repository, shares, seed=seed, seal=tuple(seal or ()), branch=branch, message=message
+        session.repository, shares, seed=seed, seal=tuple(seal or ()), branch=branch, message=message, pairs=pairs
     )
     by_split = result.version.summary()["by_split"]
     answer = {"version": result.version.name, "changed": result.changed, "by_split": by_split, "placed": result.placed}
     told = ", ".join(f"{name} {count:,}" for name, count in by_split.items())
     lines = [f"{result.version.name}: {told}" + ("" if result.changed else "; nothing was left to place")]
+    if look_alikes:
+        answer |= {"pairs": result.pairs, "apart": result.apart}
+        lines.append(
+            f"Kept together: groups, copies of a file, and {result.pairs - result.apart:,} pairs of near-duplicates."
+        )
+        if result.apart:
+            lines.append(f"{result.apart:,} pairs stay apart: they, or what they go with, were placed before.")
     session.emit(answer, lines + (_shares(result, shares) if result.changed else []))
 
 
@@ -172,7 +191,7 @@ def _shares(result: SplitResult, shares: dict[str, float]) -> list[str]:
             f"Groups and copies stay together: {total:,} samples in {result.units:,} units, the largest of {result.largest:,}.",
         ]
     if result.followed:
-        lines.append(f"{result.followed:,} samples went where others of their group or copies were already.")
+        lines.append(f"{result.followed:,} samples went where others that they go with were already.")
     return lines
 
 

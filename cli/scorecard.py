@@ -63,8 +63,14 @@ def _lines(found: Scorecard) -> Iterator[str]:
             yield ""
     missing = found.missing()
     if missing:
+        from datasetops.scorecard.figures import FIGURES
+
         yield "To fill what is empty:"
-        yield from (f"  {command}  ({', '.join(names)})" for command, names in list(missing.items())[:_COMMANDS])
+        titles = {figure.name: figure.title for figure in FIGURES}
+        yield from (
+            f"  {command}  ({', '.join(titles[name] for name in names)})"
+            for command, names in list(missing.items())[:_COMMANDS]
+        )
         if len(missing) > _COMMANDS:
             yield f"  and {len(missing) - _COMMANDS} more, see --json or --html"
 

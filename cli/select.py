@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from datasetops.cli.rounds import picks
 from datasetops.cli.session import Session, command, table
 from datasetops.cli.versions import VersionName
 
@@ -64,14 +65,13 @@ def select(
         bool, typer.Option("--spread/--no-spread", help="Never near-duplicates together, and groups spread.")
     ] = True,
     seed: Annotated[int, typer.Option(help="Decides what chance decides.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be chosen; record nothing.")] = False,
     list_strategies: Annotated[bool, typer.Option("--list", help="List the strategies and what they need.")] = False,
 ) -> None:
     """Choose what to label next, and record it as a round. What is out for labeling is left out.
 
     Without --predictions or --probabilities a small model on embeddings learns from the labels so far.
     """
-    import pyarrow as pa
-
     from datasetops.active_learning.minutes import parse_budget
     from datasetops.active_learning.select import select as choose
     from datasetops.active_learning.strategies import STRATEGIES
@@ -105,32 +105,29 @@ def select(
         budget=parse_budget(budget) if budget else None,
         spread=spread,
         seed=seed,
+        dry_run=dry_run,
         progress=session.progress,
     )
     for note in made.notes:
         session.say(note)
-    lines = [f"{made.name}: {len(made.samples):,} of {made.pool:,} by {made.strategy}" + _by(made.model)]
+    name = made.name or "not recorded"
+    lines = [f"{name}: {len(made.samples):,} of {made.pool:,} by {made.strategy}" + _by(made.model or made.embedder)]
     if made.random:
         lines.append(f"{len(made.random):,} of them at random, to tell later what choosing gained.")
     if made.minutes is not None:
         lines.append(f"Annotators will need about {made.minutes:,.0f} minutes.")
-    at_random = set(made.random)
-    picked = [
-        {"sample_id": name, "score": score, "reason": reason, "random": name in at_random}
-        for name, score, reason in zip(made.samples, made.scores, made.reasons, strict=True)
-    ]
-    first = chosen.state("samples").rows(pa.array(made.samples[:_SHOWN], pa.string()), ["sample_id", "uri"])
-    uris = dict(zip(first["sample_id"].to_pylist(), first["uri"].to_pylist(), strict=True))
-    shown = [(uris.get(item["sample_id"]) or item["sample_id"], item["reason"]) for item in picked[:_SHOWN]]
-    lines += table(shown, header=("first", "why"))
+    picked = picks(repository, made)
+    lines += table(((item["path"], item["reason"]) for item in picked[:_SHOWN]), header=("first", "why"))
     if len(picked) > _SHOWN:
-        lines.append(f"… and {len(picked) - _SHOWN:,} more; --json lists them all.")
+        lines.append(f"… and {len(picked) - _SHOWN:,} more: {f'dsops rounds {name}' if made.name else '--json'}")
     answer = {
         "round": made.name, "version": made.version, "strategy": made.strategy, "pool": made.pool, "asked": made.asked,
-        "model": made.model, "minutes": made.minutes, "random": len(made.random), "notes": list(made.notes),
-        "samples": picked,
+        "model": made.model, "embedder": made.embedder, "minutes": made.minutes, "random": len(made.random),
+        "notes": list(made.notes), "samples": picked,
     }  # fmt: skip
-    session.emit(answer, [*lines, f"Next: dsops label push {made.version} --round {made.name}"])
+    if made.name:
+        lines.append(f"Next: dsops label push {made.version} --round {name}, or dsops rounds {name} --out TABLE.csv")
+    session.emit(answer, lines)
 
 
 def _by(model: str | None) -> str:

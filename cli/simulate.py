@@ -78,8 +78,16 @@ def simulate(
         f"{chosen.name}: {found['pool']:,} to choose from, measured on {found['test']:,}, "
         f"{found['seeds']} seeds, {found['learner']}"
     )
+    about = (
+        f"What people labeled in {chosen.name} was forgotten, and bought back by each strategy. After each budget a "
+        f"{found['learner']} on {model or repository.settings.model} learned from what was bought, and its "
+        f"{found['measure']} was measured on {found['test']:,} images that are never chosen. Bands and ± are 95 % intervals "
+        f"of the mean over {found['seeds']} seeds; a gain whose interval holds 0 may be chance. The mean is over the budgets, "
+        "the log mean over the logarithm of the labels, so that early ones count more. Strategies that need a model begin "
+        "with a batch drawn by chance."
+    )
     if report is not None:
-        text = page(title, found, tables) if report.suffix == ".html" else chart(found)
+        text = page(title, found, tables, about) if report.suffix == ".html" else chart(found)
         report.write_text(text, encoding="utf-8")
     lines = [title, *found["notes"]]
     for caption, header, rows in tables:

@@ -24,7 +24,7 @@ from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, SAMPLES, TABLES, Finding, canonical_json, findings_table
 from datasetops.schema import LabelSchema
 from datasetops.store.media import Media, media_uri
-from datasetops.store.source import open_source
+from datasetops.store.source import WithFiles, open_source
 from datasetops.store.tree import SourceTree
 
 _LISTED: Final = 100  # rejected rows in the answer as JSON
@@ -205,6 +205,7 @@ def _with_media(
         uris = pc.coalesce(samples["media"], samples["sample_id"], samples["key"])
         nothing = pa.nulls(len(samples), pa.string())
         return samples.append_column("uri", uris).append_column("sha256", nothing).append_column("media_type", nothing)
+    tree = WithFiles(tree, paths)
     cache = ScanCache(repository.cache / "media.sqlite")
     facts = scan_media(tree, paths, cache=cache, jobs=repository.settings.jobs, progress=progress)
     by_path = {row["media"]: row for row in facts.to_pylist()}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -12,16 +15,21 @@ from datasetops.ledger import Event
 from datasetops.manifest import MAIN, Change, CommitResult, Repository
 from datasetops.records import SAMPLES, sha256_hex
 
+Pairs: TypeAlias = npt.NDArray[np.object_]
+
 
 @dataclass(frozen=True)
 class SplitResult(CommitResult):
     """`placed` has the samples placed now, by split; they are `units` groups, copies and single images, the largest of
-    `largest` samples. `followed` of them went where others of their unit were placed before."""
+    `largest` samples. `followed` of them went where others of their unit were placed before. Of `pairs` that were to
+    go together `apart` are in two splits: they were placed before."""
 
     placed: Mapping[str, int] = field(default_factory=dict)
     units: int = 0
     largest: int = 0
     followed: int = 0
+    pairs: int = 0
+    apart: int = 0
 
 
 def place(unit: str, ratios: Mapping[str, float], seed: int) -> str:
@@ -38,15 +46,23 @@ def place(unit: str, ratios: Mapping[str, float], seed: int) -> str:
     return list(ratios)[-1]
 
 
-def propose_splits(samples: pd.DataFrame, ratios: Mapping[str, float], seed: int = 0) -> list[str]:
+def check_ratios(ratios: Mapping[str, float]) -> None:
+    """Raises ValueError unless the shares are positive and sum to one."""
+    if not ratios or min(ratios.values()) <= 0 or abs(sum(ratios.values()) - 1) > 1e-9:
+        raise ValueError(f"ratios: expected positive shares that sum to 1; got {dict(ratios)}")
+
+
+def propose_splits(
+    samples: pd.DataFrame, ratios: Mapping[str, float], seed: int = 0, pairs: Pairs | None = None
+) -> list[str]:
     """A split for each row of columns sample_id, split, group, sha256; rows that have one keep it.
 
     Items of one group go together, and so do copies of one file; a unit of which some items are placed already goes
-    where most of them are. Raises ValueError unless the shares are positive and sum to one.
+    where most of them are. `pairs` (P, 2) of sample ids, where given, go together too, with all that either goes with.
+    Raises ValueError unless the shares are positive and sum to one.
     """
-    if not ratios or min(ratios.values()) <= 0 or abs(sum(ratios.values()) - 1) > 1e-9:
-        raise ValueError(f"ratios: expected positive shares that sum to 1; got {dict(ratios)}")
-    unit = _units(samples)
+    check_ratios(ratios)
+    unit = _units(samples, pairs)
     placed = samples["split"].notna()
     counted = pd.DataFrame({"unit": unit[placed], "split": samples["split"][placed]}).value_counts().reset_index()
     known = counted.drop_duplicates("unit").set_index("unit")["split"].to_dict()
@@ -56,9 +72,28 @@ def propose_splits(samples: pd.DataFrame, ratios: Mapping[str, float], seed: int
     ]
 
 
-def _units(samples: pd.DataFrame) -> pd.Series:
-    """What must stay together, by name: the group, else the file, else the sample alone."""
-    return samples["group"].fillna(samples["sha256"]).fillna(samples["sample_id"]).astype(str)
+def _units(samples: pd.DataFrame, pairs: Pairs | None = None) -> pd.Series:
+    """What must stay together, by name: all that hangs together through groups, copies of a file, and pairs.
+
+    The name is the smallest of its parts': that of a group, else of a file, else of a sample.
+    """
+    units = samples["group"].fillna(samples["sha256"]).fillna(samples["sample_id"]).astype(str)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    codes, names = pd.factorize(units, sort=True)
+    given = np.empty((0, 2), object) if pairs is None else pairs
+    places = pd.Index(samples["sample_id"]).get_indexer(pd.Index(given.ravel())).reshape(-1, 2)
+    places = places[(places >= 0).all(axis=1)]
+    copies = samples["sha256"].notna().to_numpy()
+    files, _ = pd.factorize(samples["sha256"])
+    first = pd.Series(codes).groupby(files).transform("first").to_numpy()  # of each file, the unit of one sample
+    one = np.concatenate([codes[places[:, 0]], codes[copies]])
+    other = np.concatenate([codes[places[:, 1]], first[copies]])
+    joined = coo_array((np.ones(len(one), np.int8), (one, other)), shape=(len(names), len(names)))
+    _, component = connected_components(joined, directed=False)
+    _, smallest = np.unique(component, return_index=True)  # names are sorted
+    return pd.Series(names[smallest[component[codes]]], samples.index)
 
 
 def assign_splits(
@@ -69,12 +104,16 @@ def assign_splits(
     seal: tuple[str, ...] = (),
     branch: str = MAIN,
     message: str | None = None,
+    pairs: Pairs | None = None,
 ) -> SplitResult:
-    """Place every sample without a split, as a new version; `seal` lists splits that may only grow from then on."""
+    """Place every sample without a split, as a new version; `seal` lists splits that may only grow from then on.
+
+    `pairs` as in `propose_splits`.
+    """
     head = repository.version(branch)
     table = head.table("samples")
     frame = table.select(["sample_id", "split", "group", "sha256"]).to_pandas()
-    proposed = propose_splits(frame, ratios, seed)
+    proposed = propose_splits(frame, ratios, seed, pairs)
     open_rows = frame["split"].isna().to_numpy()
     updated = table.set_column(
         table.column_names.index("split"), SAMPLES.field("split"), pa.array(proposed, pa.string())
@@ -87,7 +126,8 @@ def assign_splits(
         "split",
         repository.settings.actor,
         inputs={"version": head.name},
-        parameters={"ratios": dict(ratios), "seed": seed, "seal": list(seal)},
+        parameters={"ratios": dict(ratios), "seed": seed, "seal": list(seal)}
+        | ({} if pairs is None else {"pairs": len(pairs)}),
     )
     shares = ", ".join(f"{name} {share:g}" for name, share in ratios.items())
     result = repository.commit(
@@ -97,14 +137,21 @@ def assign_splits(
         branch=branch,
         parent=head,
     )
-    units = _units(frame)
+    units = _units(frame, pairs)
+    split_of = pd.Series(proposed, frame["sample_id"], dtype=object)
     sizes = units[open_rows].value_counts()
+    apart = 0
+    if pairs is not None:
+        one, other = (split_of.reindex(side).to_numpy() for side in pairs.T)
+        apart = int((one != other).sum())
     return SplitResult(
         result.version,
         result.changed,
         result.counts,
-        placed=pd.Series(proposed, dtype=object)[open_rows].value_counts().to_dict(),
+        placed=split_of[open_rows].value_counts().to_dict(),
         units=len(sizes),
         largest=int(sizes.max()) if len(sizes) else 0,
         followed=int(units[open_rows].isin(units[~open_rows]).sum()),
+        pairs=0 if pairs is None else len(pairs),
+        apart=apart,
     )

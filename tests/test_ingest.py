@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from pictures import photos, write_digits
 
@@ -11,7 +13,7 @@ from datasetops.export import checkout, export
 from datasetops.ingest import ingest
 from datasetops.manifest import Change, Repository, diff, verify
 from datasetops.schema import LabelSchema, load_schema
-from datasetops.splits import assign_splits
+from datasetops.splits import assign_splits, place, propose_splits
 
 
 @pytest.fixture
@@ -136,6 +138,25 @@ def test_an_image_that_changed_since_is_told_by_verify_and_checkout(digits: Repo
     assert len(checkout(digits, version, tmp_path / "out").missing) == 1
 
 
+def test_a_table_names_images_anywhere_by_absolute_paths(digits: Repository, tmp_path: Path) -> None:
+    write_digits(tmp_path / "elsewhere")
+    outside = sorted((tmp_path / "elsewhere" / "3").iterdir())[0]
+    inside = sorted((photos_of(digits) / "4").iterdir())[0]
+    table = tmp_path / "tables" / "t.csv"
+    table.parent.mkdir()
+    table.write_text(f"path,label\n{outside},3\n{inside},4\n{outside}x,5\n")
+    first = ingest(digits, str(table))
+    assert sorted(first.version.samples()["uri"]) == sorted([str(outside), f"photos/4/{inside.name}"])
+    assert [finding.message for finding in first.findings] == [f"t.csv, line 4: there is no file '{outside}x'"]
+    assert verify(digits, media=True) == []
+    rows = first.version.annotations().drop(columns=["event_id", "created_at"])
+    digits.commit(Change(annotations=rows.assign(label="7", source="human", actor="ann")), message="corrected")
+    again = ingest(digits, str(table))
+    assert (again.changed, again.version.annotations()["label"].tolist()) == (False, ["7", "7"])
+    other = Repository.init(tmp_path / "other", load_schema("digits"))
+    assert ingest(other, str(table), copy=True).version.samples()["uri"].str.startswith("media:").all()
+
+
 def test_copies_of_one_file_are_samples_of_their_own_and_share_a_split(digits: Repository) -> None:
     folder = photos_of(digits)
     source = sorted((folder / "5").iterdir())[0]
@@ -181,6 +202,15 @@ def test_export_says_what_a_format_cannot_hold(digits: Repository, tmp_path: Pat
     assert sorted(again.annotations()["label"]) == sorted(version.annotations()["label"])
 
 
+def test_groups_that_share_a_file_go_together() -> None:
+    rows = [(f"s{n}", None, f"g{n // 2}", "same" if n in (1, 40) else f"f{n}") for n in range(60)]
+    samples = pd.DataFrame(rows, columns=["sample_id", "split", "group", "sha256"])
+    for seed in range(20):
+        found = propose_splits(samples, {"train": 0.5, "test": 0.5}, seed)
+        assert len({found[0], found[1], found[40], found[41]}) == 1
+        assert set(found) == {"train", "test"}
+
+
 def test_splits_are_stable_under_growth_and_keep_groups_whole(repository: Repository) -> None:
     def rows(numbers: range) -> list[dict[str, object]]:
         return [{"sample_id": f"s{i:04}", "uri": f"{i}.png", "group": f"patient-{i % 97}"} for i in numbers]
@@ -195,6 +225,33 @@ def test_splits_are_stable_under_growth_and_keep_groups_whole(repository: Reposi
     share = after["split"].value_counts(normalize=True)
     assert abs(share["train"] - 0.7) < 0.15
     assert not assign_splits(repository, shares).changed
+
+
+def test_pairs_join_groups_and_files_and_nothing_else_moves() -> None:
+    rows = pd.DataFrame(
+        {
+            "sample_id": [f"s{i:03}" for i in range(200)],
+            "split": None,
+            "group": [f"g{i % 40}" if i < 80 else None for i in range(200)],
+            "sha256": [f"f{i // 2}" if i >= 70 else None for i in range(200)],
+        }
+    )
+    shares = {"train": 0.5, "test": 0.5}
+    alone = propose_splits(rows, shares)
+    pairs = np.array([("s000", "s100"), ("s101", "s102"), ("s102", "none")], dtype=object)
+    joined = propose_splits(rows, shares, pairs=pairs)
+    chain = [0, 40, 100, 101, 102, 103]  # a group, the files of two pairs
+    assert len({joined[row] for row in chain}) == 1
+    assert joined[0] == place("f50", shares, 0)
+    across = list(range(70, 80))  # two samples of one file in two groups, each with another sample
+    touched = {*chain, *across, *(row - 40 for row in across)}
+    assert [alone[i] for i in range(200) if i not in touched] == [joined[i] for i in range(200) if i not in touched]
+    assert all(joined[row] == joined[row + 1] == joined[row - 40] for row in across[::2])
+    before = rows.assign(split=["test" if i in (101, 102) else "train" if i == 0 else None for i in range(200)])
+    assert [propose_splits(before, shares, pairs=pairs)[row] for row in chain] == ["train", *["test"] * 5]
+    nothing = np.empty((0, 2), dtype=object)
+    only_files = rows.assign(group=None)
+    assert propose_splits(only_files, shares, pairs=nothing) == propose_splits(only_files, shares)
 
 
 @pytest.mark.slow

@@ -74,6 +74,8 @@ class Work:
 def select_step(work: Work) -> Told:
     """A round; the one that an interrupted run had recorded is found by its seed, which no other turn has."""
     config, turn = work.config, work.state.turns + 1
+    if not work.by_files:
+        choose_project(work.repository, config.project)  # before a round is recorded that could not be pushed
     seed = int(sha256_hex(f"{config.name}\n{turn}".encode())[:7], 16)
     made = next((item for item in rounds(work.repository) if item.seed == seed), None)
     if made is None:

@@ -26,14 +26,16 @@ from datasetops.preannotate.rows import DEFAULT_THRESHOLDS
 from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json, sha256_hex
 
+FLIPS: Final = ("right to wrong", "wrong to right")
 _FOLDER: Final = "comparisons/"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """What `compare` finds. `info` has plain values: models, items, metrics (each with `first`, `second`, `difference`
-    and its interval), slices (where the second loses most first), `worse` (names of slices where it loses a point or
-    more), flips (counts). `flips` has a row for each thing that people labeled and that one of them alone got right."""
+    and its interval), classes (share of what people labeled so that each got right), slices (where the second loses
+    most first), `worse` (names of slices where it loses a point or more), flips (counts). `flips` has a row for each
+    thing that people labeled and that one of them alone got right."""
 
     info: Mapping[str, Any]
     flips: pd.DataFrame
@@ -122,6 +124,7 @@ def compare(
         "items": {"chosen": len(part.samples), "judged": len(one.judged), "answered_by_one_only": _one_only(answers)},
         "numbers": {name: [value, other.numbers[name]] for name, value in one.numbers.items()},
         "metrics": overall,
+        "classes": _by_class(one.things, other.things),
         "sliced_by": main,
         "slices": [item.as_dict() for item in by_slice],
         "worse": [item.name for item in by_slice if item.worse],
@@ -139,9 +142,22 @@ def _flips(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     frame = one.drop(columns=["right", "said"], errors="ignore")
     if "said" in one:
         frame = frame.assign(first=one["said"], second=other["said"])
-    frame = frame.assign(flip=np.select([before & ~after, ~before & after], ["right to wrong", "wrong to right"], ""))
+    frame = frame.assign(flip=np.select([before & ~after, ~before & after], list(FLIPS), ""))
     changed = frame[frame["flip"] != ""]
     return changed.sort_values("flip", kind="stable", ignore_index=True)
+
+
+def _by_class(one: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, Any]]:
+    """Of the things of each class the share that each model got right, where the second loses most first."""
+    if "truth" not in one:
+        return []
+    rights = pd.DataFrame({"class": one["truth"], "first": one["right"], "second": other["right"]})
+    found = rights.groupby("class", sort=True).agg(
+        items=("first", "size"), first=("first", "mean"), second=("second", "mean")
+    )
+    found["difference"] = found["second"] - found["first"]
+    rows: list[dict[str, Any]] = found.sort_values("difference", kind="stable").reset_index().to_dict("records")
+    return rows
 
 
 def _one_only(answers: list[Any]) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from datasetops.audits.record import plain
-from datasetops.evaluation.compare import Comparison
+from datasetops.evaluation.compare import FLIPS, Comparison
 from datasetops.evaluation.gallery import failure_groups
 from datasetops.evaluation.judged import failures_table
 from datasetops.evaluation.report import in_markdown, page, report_writer
@@ -34,13 +34,18 @@ def write_comparison(
         lines = [f"# {info['second']} against {info['first']}", "", *in_markdown(comparison_sections(info))]
         out.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return
-    groups = failure_groups(repository, version, _as_failures(comparison.flips), progress=progress)
+    flips = _as_failures(comparison.flips)
+    groups = {
+        flip: failure_groups(repository, version, flips[flips["error"] == flip], progress=progress)
+        for flip in FLIPS
+        if flip in info["flips"]
+    }
     out.write_text(page("comparison.html", info, comparison_sections(info), groups), encoding="utf-8")
 
 
 def comparison_sections(info: Mapping[str, Any]) -> list[Section]:
-    """Numbers, then the slices that lose a point or more by name, then all slices and what flipped."""
-    header = ("", "first", "second", "difference", "95 % interval")
+    """Numbers, then classes, then the slices that lose a point or more by name, then the others."""
+    header = ("", *_names(info), "difference", "95 % interval")
     numbers = [
         (name, shown(one["first"]), shown(one["second"]), f"{one['difference']:+.4f}", interval(one))
         for name, one in info["metrics"].items()
@@ -51,17 +56,29 @@ def comparison_sections(info: Mapping[str, Any]) -> list[Section]:
         f"{flips.get('wrong to right', 0):,} from wrong to right."
     )
     worse = [_slice(item) for item in info["slices"] if item["worse"]]
-    slices = [_slice(item) for item in info["slices"][:_LISTED]]
-    more = f" The first {_LISTED} of {len(info['slices'])}." if len(info["slices"]) > _LISTED else ""
+    others = [_slice(item) for item in info["slices"] if not item["worse"]]
+    more = f" The first {_LISTED} of {len(others)}." if len(others) > _LISTED else ""
     columns = ("slice", "samples", *header[1:], "")
     metric = info["sliced_by"]
     found = [Section("Numbers", header, numbers, told)]
+    if info["classes"]:
+        rows = [
+            (one["class"], f"{one['items']:,}", shown(one["first"]), shown(one["second"]), f"{one['difference']:+.4f}")
+            for one in info["classes"]
+        ]
+        found.append(Section("Recall by class", ("class", "labeled so", *header[1:4]), rows, "What loses most first."))
     found.append(
         Section(f"Slices that lose a point or more of {metric}", columns, worse, "" if worse else "None does.")
     )
-    if slices:
-        found.append(Section("All slices", columns, slices, f"By {metric}, those that lose most first.{more}"))
+    if others:
+        found.append(Section("Other slices", columns, others[:_LISTED], f"By {metric}, worst first.{more}"))
     return found
+
+
+def _names(info: Mapping[str, Any]) -> tuple[str, str]:
+    """Short ones for columns."""
+    first, second = (str(info[name]).partition("#")[0] for name in ("first", "second"))
+    return (first, second) if first != second else ("first", "second")
 
 
 def doubt(item: Mapping[str, Any]) -> str:

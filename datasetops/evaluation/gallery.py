@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -61,7 +61,11 @@ def failure_groups(
     own = samples.loc[chosen["sample_id"]].reset_index(drop=True)
     media = Media(repository.store, repository.root)
     codes, distance = _clusters(repository, own, media, progress)
-    values = [*_words(chosen), *slice_values(own, version.schema).values()]
+    # What divides the samples is asked of each once: a number of its own for each is a name, and divides nothing.
+    once = own.drop_duplicates("sample_id", ignore_index=True)
+    place = pd.Index(once["sample_id"]).get_indexer(own["sample_id"])
+    slices = slice_values(once, version.schema).values()
+    values = [*_words(chosen), *(replace(one, codes=one.codes[place]) for one in slices)]
     groups = []
     for code in np.argsort(-np.bincount(codes), kind="stable").tolist():
         items = np.flatnonzero(codes == code)
@@ -113,11 +117,12 @@ def _words(failures: pd.DataFrame) -> list[Coded]:
 def _row(failure: pd.Series[Any], sample: pd.Series[Any], media: Media | None) -> dict[str, Any]:
     told = {name: None if value is None or value != value else value for name, value in failure.items()}
     box = None if told["x1"] is None else tuple(float(failure[name]) for name in _CORNERS)
-    picture = None if media is None else _picture(media, str(sample["uri"]), box, told["predicted"] is not None)
-    return {str(name): value for name, value in told.items()} | {"uri": sample["uri"], "picture": picture}
+    shown = None if media is None else picture(media, str(sample["uri"]), box, told["predicted"] is not None)
+    return {str(name): value for name, value in told.items()} | {"uri": sample["uri"], "picture": shown}
 
 
-def _picture(media: Media, uri: str, box: tuple[float, ...] | None, found: bool) -> str | None:
+def picture(media: Media, uri: str, box: tuple[float, ...] | None = None, found: bool = False) -> str | None:
+    """A small one as a data URL, with a box on it that the model found or missed; None where it cannot be read."""
     try:
         image = decode_rgb(media.read(uri))
     except (DatasetOpsError, ImageError):

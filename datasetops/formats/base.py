@@ -15,7 +15,8 @@ from datasetops.schema import LabelSchema
 from datasetops.store.tree import SourceTree
 
 # `key` names an image inside one source and joins the two tables; ids and digests are given later, by ingest.
-# `media` is the image's path inside the image tree, null where the source lists an image without one.
+# `media` is the image's path inside the image tree, or an absolute one on this machine; null where the source lists an
+# image without one.
 # `sample_id` and `annotation_id` are null unless the source brings ids that hold beyond itself: they are used as given.
 # `external_id` is an annotation's number in its source, unique within its image only: see `scoped_id`.
 # `source` is null where the source does not say who made the annotation: ingest writes "import".

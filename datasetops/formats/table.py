@@ -81,9 +81,10 @@ class TableFormat:
 
 
 def _media(rows: Rows, about: Subjects, images: Listing, options: ReadOptions) -> dict[int, str | None]:
-    """First row → path in the image tree, None for a sample that the repository has and where nothing is looked up.
+    """First row → path in the image tree or an absolute one.
 
-    Images that are not there are left out; all are kept without images if none is there and the repository has none.
+    None for a sample that the repository has, and where nothing is looked up. Images that are not there
+    are left out; all are kept without images if none is there and the repository has none.
     """
     splits = rows.texts("split")
     folder = rows.raw.path.rpartition("/")[0]
@@ -92,7 +93,10 @@ def _media(rows: Rows, about: Subjects, images: Listing, options: ReadOptions) -
         own = splits[row] or options.split
         folders = (folder, "images", *((f"images/{own}", own) if own else ()))
         path = rows.paths[row] if row not in about.samples else None
-        media[row] = images.find(path, folders, split=own) if path is not None and images.images else None
+        if path is None or path.startswith("/"):
+            media[row] = path
+        else:
+            media[row] = images.find(path, folders, split=own) if images.images else None
     listed = [row for row in about.keys if row not in about.samples and rows.paths[row] is not None]
     if not any(media.values()) and not (options.known is not None and options.known.has_images):
         if listed:

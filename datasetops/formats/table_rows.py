@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -145,6 +146,12 @@ def _another(rows: Rows, row: int, about: str, given: Mapping[str, tuple[int, li
 
 
 def _usable(rows: Rows, row: int, path: str | None, number: str | None, owners: dict[str, int]) -> bool:
+    local = "://" not in rows.problems.source.url  # a table from elsewhere has no say in what is read on this machine
+    if path is not None and path.startswith("/") and local:
+        if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be looked into
+            rows.reject(row, f"there is no file {path!r}", given=path)
+            return False
+        path = path[1:]
     if path is not None and not safe_name(path, rows.problems, path=rows.raw.path, where=rows.raw.where(row)):
         return False
     if number is not None and owners.setdefault(number, row) != row:
@@ -184,14 +191,15 @@ def _targets(
 ) -> list[str | None]:
     """The repository's sample that a row names by its annotation's id, its own id or its uri, else None.
 
-    Absolute paths of images below the image tree become relative ones. Rows that name what there is not are added to
-    `faulty`; `kinds` gets the annotations' kinds.
+    Absolute paths are made plain, and those of images below the image tree relative ones. Rows that name what there is
+    not are added to `faulty`; `kinds` gets the annotations' kinds.
     """
     uris = list(rows.paths)
     below = f"{images.tree.url}/"
     for row, path in enumerate(uris):
-        if path is not None and path.startswith(below):
-            rows.paths[row] = path.removeprefix(below)
+        if path is not None and path.startswith("/"):
+            uris[row] = plain = f"/{os.path.normpath(path).lstrip('/')}"
+            rows.paths[row] = plain.removeprefix(below)
     targets: list[str | None] = [None] * len(rows)
     if known is None:
         return targets

@@ -125,12 +125,16 @@ def current_policy(repository: Repository) -> Policy:
 
 
 def read_policy(kind: type[P], source: str | Path, package: str) -> P:
-    """A policy of a kind from a YAML file, or by the name `default` the one of a package. Raises SchemaError."""
+    """A policy of a kind from a YAML file, or by the name `default` the one of a package. One without `name` is called by
+    its file's stem. Raises SchemaError."""
     if str(source) == "default":
         data = resources.files(package).joinpath("default.yaml").read_bytes()
         return validated(kind, read_yaml(data, "default.yaml"))
     remedy = "Name a YAML file, or the packaged policy: default."
-    policy = validated(kind, read_yaml(read_file(Path(source), noun="policy", remedy=remedy), str(source)))
+    document = read_yaml(read_file(Path(source), noun="policy", remedy=remedy), str(source))
+    if isinstance(document.value, dict):
+        document.value.setdefault("name", Path(source).stem)
+    policy = validated(kind, document)
     if not policy.rules:
         raise SchemaError(
             f"{source}: the policy asks for nothing.", remedy="Name at least one rule: dsops policy show."

@@ -111,9 +111,8 @@ def findings(case: Case) -> RuleResult:
     rule = case.policy.findings
     if rule is None:
         return RuleResult("findings", True, "not asked for")
-    lacking = _lacking(case, rule.checks)
-    if lacking or case.audit is None or case.open is None:
-        return lacking or _not_audited("findings", case)
+    if case.audit is None or case.open is None or _missing(case, rule.checks):
+        return _not_audited("findings", case, rule.checks)
     levels = SEVERITIES[SEVERITIES.index(rule.at) :]
     rows = case.open.filter(pc.is_in(case.open["severity"], pa.array(levels, pa.string())))
     rows = rows.filter(pc.invert(pc.is_in(rows["check"], pa.array(rule.ignore, pa.string()))))
@@ -125,18 +124,22 @@ def findings(case: Case) -> RuleResult:
     remedy = (
         f"Look at dsops findings {case.version.name} --open; correct them in a new version, or decide: dsops decide"
     )
+    if rule.checks and (others := sorted(set(counts) - set(rule.checks))):
+        remedy += (
+            ". Findings of checks that the policy does not ask for count too; leave them out with ignore: "
+            f"[{', '.join([*rule.ignore, *others])}]"
+        )
     return RuleResult("findings", False, f"{len(rows):,} open of severity {rule.at} or above: {told}", remedy, evidence)
 
 
 def leakage(case: Case) -> RuleResult:
-    lacking = _lacking(case, ("leakage",))
-    if lacking or case.open is None:
-        return lacking or _not_audited("leakage", case)
+    if case.open is None or _missing(case, ("leakage",)):
+        return _not_audited("leakage", case, ("leakage",))
     rows = case.open.filter(pc.equal(case.open["check"], "leakage"))
     name = case.version.name
     remedy = (
         f"Leave out one side: dsops findings {name} --check leakage --format csv --out leaks.csv; dsops remove --batch "
-        "leaks.csv. dsops split keeps groups and copies together."
+        "leaks.csv. dsops split keeps groups and copies together, with --look-alikes near-duplicates too."
     )
     told = f"{len(rows):,} items are on both sides of a split" if len(rows) else "nothing is on both sides of a split"
     return RuleResult("leakage", not len(rows), told, remedy, {"open": len(rows)})
@@ -351,20 +354,17 @@ def _named_rights(case: Case, column: str, rule: RightsRule | None) -> RuleResul
     )
 
 
-def _lacking(case: Case, checks: tuple[str, ...]) -> RuleResult | None:
-    rule = "leakage" if checks == ("leakage",) else "findings"
-    if case.audit is None:
-        return _not_audited(rule, case)
-    ran = case.audit.info["checks"]
-    missing = [name for name in checks if name not in ran]
-    if missing:
-        remedy = f"Run: dsops audit {case.version.name} " + " ".join(f"--check {name}" for name in missing)
-        return RuleResult(rule, False, f"these checks have not run over all samples: {', '.join(missing)}", remedy)
-    return None
+def _missing(case: Case, checks: tuple[str, ...]) -> list[str]:
+    """Those that have not run over all samples."""
+    ran = case.audit.info["checks"] if case.audit else ()
+    return [name for name in checks if name not in ran]
 
 
-def _not_audited(rule: str, case: Case) -> RuleResult:
-    return RuleResult(rule, False, "no audit of all samples", f"Run: dsops audit {case.version.name}")
+def _not_audited(rule: str, case: Case, checks: tuple[str, ...]) -> RuleResult:
+    missing = _missing(case, checks)
+    told = f"these checks have not run over all samples: {', '.join(missing)}"
+    remedy = f"Run: dsops audit {case.version.name}" + "".join(f" --check {name}" for name in missing)
+    return RuleResult(rule, False, told if case.audit else "no audit of all samples", remedy)
 
 
 def _some(values: Any) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from datasetops.audits import charts
+from datasetops.evaluation.gallery import picture
 from datasetops.monitor.monitor import Monitoring
 from datasetops.monitor.policy import MonitorPolicy
 from datasetops.prometheus import Gauge
+from datasetops.store.media import Media
 
 _PREFIX: Final = "dsops_monitor"
 _CHARTS: Final = 10  # keys with a chart
@@ -66,8 +68,8 @@ def gauges(found: Monitoring) -> list[Gauge]:
     ]
 
 
-def write_html(found: Monitoring, out: Path) -> None:
-    """Write a page that needs nothing beside it, to a folder that exists. Raises OSError."""
+def write_html(found: Monitoring, out: Path, media: Media) -> None:
+    """Write a page that needs nothing beside it, to a folder that exists; `media` reads its images. Raises OSError."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader
 
     loader = ChoiceLoader([PackageLoader("datasetops.monitor"), PackageLoader("datasetops.audits")])
@@ -82,6 +84,7 @@ def write_html(found: Monitoring, out: Path) -> None:
         drawn.append(charts.bars(f"Samples by {one.key}", rows, note=note, beside=True))
     html = environment.get_template("monitor.html").render(
         found=found,
+        unusual=[(uri, picture(media, uri)) for uri, _ in found.images.unusual] if found.images else [],
         charts=[{**chart, "svg": charts.draw(chart)} for chart in drawn],
         unreadable=list(found.unreadable.items())[:_LISTED],
     )

@@ -32,6 +32,7 @@ Vectors = npt.NDArray[np.float32]
 
 FEWEST: Final = 30  # on each side: among fewer nothing but the coarsest difference could be told from chance
 _AT_MOST: Final = 2_000  # images a side that are compared with each other: 64 MB of similarities
+_UNUSUAL: Final = 12  # images to look at
 _BINS: Final = 10  # of numbers, as is usual for the population stability index
 _NOT_SLICES: Final = ("split",)  # where a sample was put, not what it is
 
@@ -40,7 +41,8 @@ _NOT_SLICES: Final = ("split",)  # where a sample was put, not what it is
 class ImageShift:
     """`told_apart`: how often of one image of each side the new one is told, 0.5 by chance; `p` of no difference at all.
 
-    `least_p`: the smallest p that so many groups of samples allow.
+    `least_p`: the smallest p that so many groups of samples allow. `unusual`: uris of the new images that are least like
+    any earlier one, with the cosine of the nearest, the least like first.
     """
 
     before: int
@@ -49,6 +51,7 @@ class ImageShift:
     mmd2: float
     p: float
     least_p: float
+    unusual: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,11 @@ def image_shift(
 
     Samples of a group count as one.
     """
-    vectors, blocks, start = [], [], 0
+    vectors, blocks, uris, start = [], [], [], 0
     for samples, array in (before, now):
         readable = np.flatnonzero(np.isfinite(array[:, 0]))
         vectors.append(unit_rows(projected(array[readable], seed)))
+        uris.append(samples["uri"].to_numpy(object)[readable])
         groups = groups_of(samples)
         blocks.append(groups[readable] + start)
         start += int(groups.max(initial=-1)) + 1
@@ -117,7 +121,10 @@ def image_shift(
         return None
     joined = np.concatenate(blocks)
     test = kernel_test(vectors[0], vectors[1], blocks=_several(joined), seed=seed)
-    return ImageShift(len(vectors[0]), len(vectors[1]), test.told_apart, test.mmd2, test.p_value, test.least_p)
+    nearest = (vectors[1] @ vectors[0].T).max(axis=1)
+    unusual = tuple((str(uris[1][row]), float(nearest[row])) for row in np.argsort(nearest, kind="stable")[:_UNUSUAL])
+    sizes = (len(vectors[0]), len(vectors[1]))
+    return ImageShift(*sizes, test.told_apart, test.mmd2, test.p_value, test.least_p, unusual)
 
 
 def slice_shifts(before: pd.DataFrame, now: pd.DataFrame, *, alpha: float, seed: int = 0) -> list[SliceShift]:

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from datasetops.engine import engine_of
-from datasetops.errors import ModelError
+from datasetops.errors import ModelError, did_you_mean
 from datasetops.manifest import Repository, Version
 from datasetops.models.predictor import Prompts, open_predictor, prompts_from_schema, read_prompts
+from datasetops.plugins import plugin_names
 from datasetops.preannotate.few_shot_labeler import SCHEME, open_few_shot
 from datasetops.preannotate.labelers import EngineLabeler, Labeler
 from datasetops.preannotate.outlines import boxes_to_outline
 from datasetops.schema import LabelSchema
 from datasetops.store.media import Media
 
+_REFERENCES: Final = "Write fewshot:EMBEDDER, hf:NAME@REVISION, local:DIR, model:NAME, onnx:FILE or ocr:rapidocr."
 OWN_BOXES: Final = "version"  # as `boxes`: those that the version has
 
 
@@ -46,11 +48,17 @@ def open_labeler(
     """
     media = Media(repository.store, repository.root)
     scheme, _, name = reference.strip().partition(":")
+    known = (SCHEME, *plugin_names("predictors"))
+    if scheme not in known:
+        remedy = did_you_mean(scheme, known, noun="kinds of model")
+        raise ModelError(f"{reference!r} is no model that labels images.", remedy=f"{_REFERENCES} {remedy}")
     named = engine or repository.settings.engine
     runner = engine_of(repository.settings, engine, batch=batch, address=address, gpus=gpus)
     if scheme == SCHEME:
         if prompts is not None or boxes is not None:
             raise ValueError("fewshot takes no --prompts and no --boxes: it learns from labels")
+        if options:
+            raise ValueError(f"--option: fewshot has none; got {', '.join(options)}")
         taught_by = name or repository.settings.model
         return open_few_shot(repository, version, taught_by, media.read, engine=named, runner=runner), None
     if boxes is not None and boxes != OWN_BOXES:

@@ -73,7 +73,8 @@ def preannotate(
     rows is right, and classes of which it cannot be promised get none; or, `together`, that share of all rows (see
     `choose_thresholds`). With `auto_accept` these rows count without a person having seen them, which takes a QA plan
     over their samples: it is made where none covers them, also when an earlier run did not get to it. `prompts` are what the
-    model was opened with, for the record. A `dry_run` computes a few images to see how long it takes and writes nothing.
+    model was opened with, for the record. A `dry_run` computes a few images to see how long it takes, or, where all are
+    computed, what can be promised, and writes nothing.
 
     What was computed once, in whatever run, is not computed again; a run that was stopped goes on where it was. Raises
     ModelError where the model does not fit the schema or nothing is there to measure it on, ConflictError where the
@@ -113,14 +114,17 @@ def preannotate(
         asked=len(chosen.samples),
         known=len(items) - len(missing),
     )
+    first = Event(EVENT, repository.settings.actor)
+    marked = mark(target_precision) if auto_accept and target_precision is not None else None
+    rules = RowRules(model, mapped, version.schema, kinds, thresholds, first.event_id, tuple(classes), outlines, marked)
     if dry_run:
         left, beside = [items[index] for index in missing], None
         if missing and isinstance(labeler, Learner):
             left, beside = labeler.to_look_at(items), labeler.beside
+        if target_precision is not None and not missing:
+            seen = _measured(store, owners, head, rules, target_precision, confidence, together)
+            facts = replace(facts, promises=seen.promises, reached=seen.reached)
         return replace(facts, cost=estimate(labeler, left, price_per_hour=price_per_hour, beside=beside))
-    first = Event(EVENT, repository.settings.actor)
-    marked = mark(target_precision) if auto_accept and target_precision is not None else None
-    rules = RowRules(model, mapped, version.schema, kinds, thresholds, first.event_id, tuple(classes), outlines, marked)
     faults = compute(store, labeler, model, items, missing, progress)
     computed = len(missing) - len(faults)
     measured: Measured | None = None

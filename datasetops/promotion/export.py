@@ -26,13 +26,13 @@ from datasetops.manifest import Repository, Version
 from datasetops.models.predictor import open_predictor
 from datasetops.preannotate.rows import DEFAULT_THRESHOLDS
 from datasetops.progress import Progress, no_progress
+from datasetops.promotion.description import description_of
 from datasetops.promotion.graph import Graph
 from datasetops.promotion.graphs import graph_of
 from datasetops.promotion.parity import parity
 from datasetops.promotion.quantise import quantise
 from datasetops.promotion.timing import BATCHES, timed
 from datasetops.records import canonical_json, sha256_hex
-from datasetops.schema.yamlfile import dump_yaml
 from datasetops.store.media import Media
 from datasetops.training.record import TRAIN, VALIDATION, ModelRecord, keep_file, model_samples
 
@@ -151,7 +151,7 @@ def _write(work: _Work, graph: Graph, folder: Path, int8: bool) -> dict[str, Any
         raise ModelError(
             f"{record.name} is larger than 2 GB, which one ONNX file cannot be.", remedy="Export a smaller model."
         ) from None
-    description = dump_yaml(plain(dict(graph.spec))).encode()
+    description = description_of(graph)
     _put(file.with_suffix(".yaml"), description)
     notes: list[str] = []
     variants = {FLOAT: _variant(work, file, description)}

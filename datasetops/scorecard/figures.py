@@ -125,7 +125,7 @@ FIGURES: Final = (
         "share",
         "high",
         "Share of the regression set of known failures that the model gets right.",
-        "dsops promote {model}",
+        "dsops regress check NAME model:{model}",
     ),
 )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasetops.errors import FormatError, NotFoundError
@@ -138,7 +138,48 @@ class LocalTree:
         return entry if isinstance(entry, FileEntry) else None
 
     def uri(self, path: str) -> str:
-        return f"{self.url}/{path}"
+        return f"{self.url.rstrip('/')}/{path}"
+
+
+@dataclass(frozen=True)
+class WithFiles:
+    """A tree, and beside it files of this machine by their absolute paths. `paths` are those of both that are wanted."""
+
+    tree: SourceTree
+    paths: Sequence[str]
+
+    @property
+    def url(self) -> str:
+        return self.tree.url
+
+    @property
+    def single_file(self) -> str | None:
+        return self.tree.single_file
+
+    def walk(self) -> Iterator[FileEntry | Unusable]:
+        """The tree's files, where any of them is wanted, then those that are beside it."""
+        beside = sorted(path for path in self.paths if path.startswith("/"))
+        if len(beside) < len(self.paths):
+            yield from self.tree.walk()
+        for path in beside:
+            entry = self.stat(path)
+            if entry is not None:
+                yield entry
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        return _MACHINE.read(path[1:], limit=limit) if path.startswith("/") else self.tree.read(path, limit=limit)
+
+    def stat(self, path: str) -> FileEntry | None:
+        if not path.startswith("/"):
+            return self.tree.stat(path)
+        entry = _MACHINE.stat(path[1:])
+        return None if entry is None else replace(entry, path=path)
+
+    def uri(self, path: str) -> str:
+        return path if path.startswith("/") else self.tree.uri(path)
+
+
+_MACHINE = LocalTree(Path("/"))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -151,7 +151,7 @@ _KINDS: Final[dict[str, type[ProbeRecipe] | type[HeadRecipe] | type[FinetuneReci
 
 
 def load_recipe(source: str | Path) -> AnyRecipe:
-    """Read a recipe from a YAML file, or a packaged one by its name.
+    """Read a recipe from a YAML file, or a packaged one by its name. One without `name` is called by its file's stem.
 
     Raises NotFoundError for a file that is not there, SchemaError that names line and field.
     """
@@ -163,8 +163,11 @@ def load_recipe(source: str | Path) -> AnyRecipe:
 
 
 def parse_recipe(data: bytes, name: str) -> AnyRecipe:
-    """A recipe from YAML; `name` is what errors call it. Raises SchemaError."""
+    """A recipe from YAML; `name` is what errors call it, and its stem the recipe's own where it has none. Raises
+    SchemaError."""
     document = read_yaml(data, name)
+    if isinstance(document.value, dict):
+        document.value.setdefault("name", Path(name).stem)
     kind = document.value.get("kind") if isinstance(document.value, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
         line = document.key_lines.get(("kind",), 1)

@@ -150,6 +150,7 @@ def test_errors_say_what_is_missing(pool: Repository) -> None:
         (["light=night:1", "light=night:2"], "given more than once"),
         (["light=night:3", "light=day:3"], "add up to 6, and the batch has 5"),
         (["weather=rain:1"], "no sample of the pool has 'weather'"),
+        (["light=nite:1"], "no sample has light=nite. Did you mean 'night'"),
     ],
 )
 def test_quotas_that_cannot_be_are_refused(lit: Repository, quotas: list[str], told: str) -> None:
@@ -236,6 +237,14 @@ def test_select_and_rounds_from_the_command_line(pool: Repository, tmp_path: Pat
     )
     assert done.exit_code == 0, done.output
     assert {item["sample_id"] for item in json.loads(done.stdout)["samples"]} == {"b", "d", "e", "f"}
+    table = tmp_path / "r1.csv"
+    assert run(app, ["rounds", "r1", "--out", str(table), *place]).exit_code == 0
+    first = json.loads(run(app, ["rounds", "r1", *place]).stdout)["samples"][0]
+    assert table.read_text().splitlines()[:2] == ["path,label", f"{first['path']},"]
+    assert Path(first["path"]).is_absolute()
+    dry = json.loads(run(app, ["select", "v1", "--n", "2", "--strategy", "random", "--dry-run", *place]).stdout)
+    assert (dry["round"], len(dry["samples"])) == ("", 2)
+    assert "There is no round 'r2'" in run(app, ["rounds", "r2", *place]).output
     label = {"annotation_id": "d/label", "sample_id": "d", "kind": "classification", "label": "dog", "source": "human"}
     pool.commit(Change(annotations=[label]), message="labeled")
     listed = json.loads(run(app, ["rounds", *place]).stdout)

@@ -82,7 +82,7 @@ def test_a_near_duplicate_of_one_of_two_copies_leaks_from_the_other(data: Path, 
     told = {finding.sample_id: finding for finding in result.findings}
     assert set(told) == {"s00000", "s00031"}
     assert told["s00000"].message == "the same file as s00030.png in the split train"
-    assert told["s00031"].message == "shows the same as s00030.png in the split train"
+    assert told["s00031"].message == "looks the same as s00030.png in the split train"
     assert told["s00031"].related == ("s00030",)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pictures import write_digits
+from pictures import photos, write_digits
 from typer.testing import CliRunner, Result
 
 from datasetops.cli.main import app
@@ -174,6 +174,39 @@ def test_a_split_tells_what_was_asked_and_what_came_out(filled: Run) -> None:
     assert sum(placed) == 20
     assert "nothing was left to place" in filled("split", "train=0.5,test=0.5").stdout
     assert answer(filled("split", "train=0.5,test=0.5", "--json"))["placed"] == {}  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_near_duplicates_stay_together_where_that_is_asked(run: Run, tmp_path: Path) -> None:
+    shots = [tmp_path / "shots" / name / f"{number}.jpg" for name in ("cat", "dog") for number in range(6)]
+    for place, file in enumerate(shots):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        size = (320 + 16 * (place % 6), 214 + 11 * (place % 6))
+        photos()[place // 6].resize(size).save(file, quality=70 + 4 * (place % 6))
+    assert run("init", "set", "--schema", "cifar10").exit_code == 0
+    assert run("ingest", "shots", "-C", "set").exit_code == 0
+    assert run("branch", "apart", "-C", "set").exit_code == 0
+    told = run("split", "train=0.5,test=0.5", "-C", "set", "--branch", "apart")
+    assert "near-duplicates" not in told.stdout
+    leaks = answer(run("audit", "apart", "--check", "leakage", "-C", "set", "--json"))
+    assert leaks["checks"]["leakage"]["findings"] > 0  # type: ignore[index]
+    shots[5].unlink()
+    told = run("split", "train=0.5,test=0.5", "-C", "set", "--look-alikes")
+    assert "1 images cannot be read" in told.stderr
+    assert "Kept together: groups, copies of a file, and 25 pairs of near-duplicates." in told.stdout
+    query = (
+        "SELECT DISTINCT label, split FROM annotations JOIN samples USING (sample_id) WHERE uri NOT LIKE '%cat/5.jpg'"
+    )
+    assert len(answer(run("sql", query, "-C", "set", "--json"))) == 2  # type: ignore[arg-type]
+    again = answer(run("split", "train=0.5,test=0.5", "-C", "set", "--branch", "apart", "--look-alikes", "--json"))
+    assert again["pairs"] == 25  # type: ignore[index]
+    assert again["apart"] > 0  # type: ignore[index]
+    assert "sum to 1" in run("split", "train=0.5,test=0.6", "-C", "set", "--look-alikes").stderr
+    for file in shots:
+        file.unlink(missing_ok=True)
+    refused = run("split", "train=1", "-C", "set", "--look-alikes")
+    assert refused.exit_code == 1
+    assert "No image of v3 can be looked at" in refused.output
 
 
 def test_samples_that_are_removed_stay_in_older_versions(filled: Run, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from format_cases import assert_same, content, export_again, ingested, jpeg, make_schema, messages, read, write
 
 from datasetops.errors import FormatError
-from datasetops.formats import load_format
+from datasetops.formats import ReadOptions, load_format
 from datasetops.schema import LabelSchema
+from datasetops.store.source import open_source
 
 pytestmark = pytest.mark.slow
 
@@ -140,7 +141,7 @@ def test_real_crowd_labels(data: Path, tmp_path: Path) -> None:
         ("images/9.jpg,cat", "'images/9.jpg' is listed, but is not below", 2),
         ("images/0.jpg,dog", "stands in line 2 already", 2),
         ("../1.jpg,dog", "leads out of the folder", 2),
-        ("/1.jpg,dog", "not a relative path", 2),
+        ("/none/1.jpg,dog", "there is no file '/none/1.jpg'", 2),
         (",dog", "neither a path nor an id", 2),
         ("images/1.jpg", "1 cells, but 2 columns", 2),
         ("images/1.jpg,dog,cat", "3 cells, but 2 columns", 2),
@@ -155,6 +156,31 @@ def test_faulty_row_is_left_out_and_the_rest_kept(
     assert text in message
     assert (len(parsed.samples), parsed.annotations["label"].to_pylist()) == (samples, ["cat", "dog"])
     assert parsed.rejected == 1
+
+
+def test_absolute_paths_of_files_anywhere(tmp_path: Path, pets: LabelSchema) -> None:
+    elsewhere = write(tmp_path / "elsewhere", {"a.jpg": jpeg(), "b.jpg": jpeg(colour=9)})
+    text = f"path,label\n{elsewhere}/a.jpg,cat\n/{elsewhere}/x/../b.jpg,dog\n{tmp_path}/set/images/0.jpg,cat\n{elsewhere},cat\n"
+    parsed = read("table", source(tmp_path, text), pets)
+    assert parsed.samples["media"].to_pylist() == [f"{elsewhere}/a.jpg", f"{elsewhere}/b.jpg", "images/0.jpg"]
+    assert messages(parsed) == [f"table.csv, line 5: there is no file '{elsewhere}'"]
+    beside = read("table", tmp_path / "set" / "table.csv", pets, images=elsewhere)
+    assert beside.samples["media"].to_pylist() == ["a.jpg", "b.jpg", f"{tmp_path}/set/images/0.jpg"]
+
+
+@pytest.mark.server
+def test_a_table_from_s3_names_no_files_of_this_machine(s3: str, tmp_path: Path, pets: LabelSchema) -> None:
+    import boto3
+
+    here = write(tmp_path, {"a.jpg": jpeg()}) / "a.jpg"
+    bucket, prefix = s3.removeprefix("s3://").split("/")
+    table = f"path,label\nb.jpg,cat\n{here},cat\n"
+    for name, body in (("t.csv", table.encode()), ("b.jpg", jpeg())):
+        boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=body)
+    tree = open_source(f"{s3}/t.csv")
+    parsed = load_format("table").read(tree, ReadOptions(tree, pets))
+    assert parsed.samples["media"].to_pylist() == ["b.jpg"]
+    assert messages(parsed) == [f"t.csv, line 3: '{here}' is not a relative path."]
 
 
 def test_faulty_values_are_kept_as_metadata(tmp_path: Path, pets: LabelSchema) -> None:

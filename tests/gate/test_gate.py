@@ -107,7 +107,10 @@ def test_a_plan_whose_items_were_picked_is_refused(full: Repository, judge: Call
 
 def test_findings_ask_for_a_whole_audit_and_no_open_ones(full: Repository, judge: Callable[..., RuleResult]) -> None:
     asked = {"at": "medium", "checks": ["schema"]}
-    assert "no audit of all samples" in judge("findings", asked).message
+    found = judge("findings", asked)
+    assert (found.message, found.remedy) == ("no audit of all samples", "Run: dsops audit v1 --check schema")
+    assert judge("findings", {}).remedy == "Run: dsops audit v1"
+    assert judge("leakage").remedy == "Run: dsops audit v1 --check leakage"
     audit(full, full.version(), checks=["schema"], split="train")
     assert "no audit of all samples" in judge("findings", asked).message
     audit(full, full.version(), checks=["balance"])
@@ -119,6 +122,10 @@ def test_findings_ask_for_a_whole_audit_and_no_open_ones(full: Repository, judge
     found = judge("findings", asked)
     assert not found.passed
     assert found.evidence["open"] == {"schema": 1}
+    assert "ignore" not in found.remedy
+    audit(full, full.version(), checks=["balance"])
+    found = judge("findings", {"at": "medium", "checks": ["balance"], "ignore": ["text"]})
+    assert found.remedy.endswith("leave them out with ignore: [text, schema]")
     assert judge("findings", asked | {"ignore": ["schema"]}).passed
     finding = record.findings["finding_id"][0].as_py()
     done = CliRunner().invoke(app, ["decide", "v2", finding, "--verdict", "fine", "-C", str(full.root)])
@@ -239,6 +246,8 @@ def test_policies(full: Repository, tmp_path: Path) -> None:
     set_policy(full, load_policy(file))
     assert current_policy(full).qa.pass_rate == 0.99  # type: ignore[union-attr]
     assert current_policy(full).rules == ("qa",)
+    file.write_text("guide: true\n")
+    assert load_policy(file).name == "policy"
     file.write_text("name: ours\nqa: {pass: 1.5}\nlicence: {}\n")
     with pytest.raises(SchemaError, match=r"policy.yaml, line 2: .*pass") as error:
         load_policy(file)

@@ -121,6 +121,8 @@ def test_other_images_slices_and_answers_raise_alarms(world: Path) -> None:
     assert f'dsops_monitor_alarms{{{labels},alarm="missing_slices"}} 1.0' in prometheus
     assert f"dsops_monitor_metric{{{labels}}} {told['labeled']['value']!r}" in prometheus
     assert "no sample any more with light = night" in page.read_text()
+    assert page.read_text().count('src="data:image/jpeg') == len(told["images"]["unusual"]) == 12
+    assert [value for _, value in told["images"]["unusual"]] == sorted(value for _, value in told["images"]["unusual"])
     watched = world / "policy.yaml"
     watched.write_text("name: lax\nstability: 9\n")
     assert run(world, table, "--policy", str(watched)).exit_code == 0

@@ -126,6 +126,8 @@ def test_a_target_precision(call: Run, coloured: Repository, root: Path, model: 
     assert (made["computed"], made["by_class"]) == (0, {"red": 4})
     promises = made["promises"]
     assert [item["threshold"] is None for item in promises["classes"]] == [False, True, True]  # type: ignore[index]
+    dry = call("--model", model, "--target-precision", "0.9", "--dry-run")
+    assert "No promise, and no rows, for:" in dry.stdout
 
 
 def test_accepted_by_score_with_a_plan(call: Run, coloured: Repository, root: Path, model: str) -> None:
@@ -188,7 +190,7 @@ def test_what_is_left_out_is_told(call: Run, coloured: Repository, root: Path, m
     ("arguments", "status", "message"),
     [
         ([], 2, "--model: name a model"),
-        (["--model", "nothing:x"], 1, "is no model that predicts"),
+        (["--model", "nothing:x"], 1, "is no model that labels images"),
         (["--model", "onnx:missing.onnx"], 1, "missing.onnx"),
         (["--threshold", "high"], 2, "expected a score, or CLASS=SCORE; got 'high'"),
         (["--threshold", "rad=0.5"], 1, "no class 'rad'"),

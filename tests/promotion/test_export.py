@@ -67,6 +67,32 @@ def test_a_probe_and_what_is_known_of_its_file(copied: Copied, trained_probe: Pa
         load_export(repository, record)
 
 
+def test_the_description_is_enough_to_use_a_file(copied: Copied, trained_probe: Path, tmp_path: Path) -> None:
+    import numpy as np
+    import onnxruntime
+    import yaml
+
+    repository = copied(trained_probe)
+    export_model(repository, load_model_record(repository, "m1"), tmp_path, images=4, batches=(1,))
+    text = (tmp_path / "m1.yaml").read_text()
+    assert text.startswith("# Input: images turned upright (EXIF), RGB, each stretched to `size`")
+    told = yaml.safe_load(text)
+    height, width = told["input"]["size"]
+    assert (told["input"]["layout"], told["input"]["resample"]) == ("nhwc", "bilinear")
+    assert told["input"]["divide_by"] == 1
+    images = pictures(trained_probe)[:3]
+    given = np.stack([np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)) for image in images])
+    session = onnxruntime.InferenceSession(str(tmp_path / "m1.onnx"))
+    logits = session.run(told["output"]["names"], {session.get_inputs()[0].name: given})[0]
+    assert told["output"]["activation"] == "softmax"
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    own, _ = opened(repository, tmp_path / "m1.onnx")
+    for image, row in zip(images, shares, strict=True):
+        (said,) = own.predict([own.prepare(image)])[0]
+        assert said.scores is not None
+        np.testing.assert_allclose([said.scores[name] for name in told["names"]], row, atol=1e-4)
+
+
 def test_a_head_on_images_of_several_shapes(copied: Copied, trained_head: Path, tmp_path: Path) -> None:
     repository = copied(trained_head)
     export_model(repository, load_model_record(repository, "m1"), tmp_path / "out", images=4, batches=(1,))

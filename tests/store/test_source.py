@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datasetops.errors import FormatError, NotFoundError, StoreError
-from datasetops.store.source import open_source
+from datasetops.store.source import WithFiles, open_source
 from datasetops.store.tree import FileEntry, SourceTree, Unusable
 
 
@@ -187,3 +187,17 @@ def test_s3_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     with pytest.raises(StoreError, match="AWS_ENDPOINT_URL"):
         open_source("s3://bucket/x")
+
+
+def test_files_beside_a_tree_go_by_their_absolute_paths(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("other")
+    tree = WithFiles(open_source(folder), ["a.txt", str(other), f"{tmp_path}/none.txt"])
+    assert [entry.path for entry in tree.walk()] == ["a-b.txt", "a.txt", "a/z.txt", "b/c/d.txt", str(other)]
+    assert [entry.path for entry in WithFiles(open_source(folder), [str(other)]).walk()] == [str(other)]
+    assert (tree.read(str(other)), tree.read(str(other), limit=2), tree.read("a.txt")) == (b"other", b"ot", b"a.txt")
+    assert (tree.uri(str(other)), tree.uri("a.txt")) == (str(other), f"{folder}/a.txt")
+    with pytest.raises(NotFoundError, match=f"^{tmp_path}/none.txt"):
+        tree.read(f"{tmp_path}/none.txt")
+    with pytest.raises(FormatError, match="leads out"):
+        tree.read("../other.txt")

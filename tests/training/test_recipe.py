@@ -37,6 +37,11 @@ def test_a_recipe_that_is_not_there_names_the_packaged_ones(tmp_path: Path) -> N
         load_recipe("prob")
 
 
+def test_a_recipe_without_a_name_is_called_as_its_file(tmp_path: Path) -> None:
+    (tmp_path / "cells.v2.yaml").write_text("kind: head\n")
+    assert load_recipe(tmp_path / "cells.v2.yaml").name == "cells.v2"
+
+
 def test_the_digest_depends_on_what_the_recipe_says_and_not_on_how() -> None:
     one = parse_recipe(b"kind: head\nname: x\nepochs: 16\n", "a")
     assert one.digest == parse_recipe(b"name: x\nkind: head\n", "b").digest
