@@ -293,7 +293,10 @@ def _evaluation(
         fit_predict=find_learner(learner).fit_predict,
         seed=seed,
     )
-    words = f"Accuracy of the {learner} on {reference}, measured on {len(evaluation.rows):,} items: {basis}."
+    words = f"Accuracy of the {learner} on {reference}, measured on {len(evaluation.rows):,} items: {basis}. "
+    words += (
+        "Without labels it would be a guess. Each time all rounds are measured anew, with the images labeled by then."
+    )
     return evaluation, table, words
 
 

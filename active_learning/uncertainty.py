@@ -42,7 +42,7 @@ def read_scores(path: Path) -> pd.Series[float]:
     wrong = np.flatnonzero(~scores.between(0, 1).to_numpy())
     if len(wrong):
         raise FormatError(
-            f"{path}: row {wrong[0] + 1}: {frame['score'].iloc[wrong[0]]!r} is no score.",
+            f"{path}: row {wrong[0] + 1}: {frame['score'].iloc[wrong[0]]} is no score.",
             remedy="Scores lie from 0 to 1; 1 is what should be labeled first.",
         )
     if scores.index.has_duplicates:

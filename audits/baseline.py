@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from datasetops.media import ScanCache, scan_media
 from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, SAMPLES, sha256_hex
 from datasetops.store.media import Media
-from datasetops.store.source import open_source
+from datasetops.store.source import WithFiles, open_source
 from datasetops.store.tree import SourceTree
 
 _COLUMNS: Final = tuple(name for name in SAMPLE_COLUMNS if name not in TIMES)
@@ -130,11 +131,11 @@ def _table(tree: SourceTree, path: str) -> list[dict[str, Any]]:
 def _samples(rows: list[dict[str, Any]], tree: SourceTree, repository: Repository, progress: Progress) -> pd.DataFrame:
     """Columns of records.SAMPLES. Images that cannot be used are left out of a folder, and without a digest in a table."""
     media = Media(repository.store, repository.root)
-    root = f"{tree.url}/"
-    paths = [row["media"].removeprefix(root).removeprefix("./") for row in rows]
-    inside = sorted({path for path in paths if _is_relative(path)})
+    paths = [_path(row["media"], tree) for row in rows]
+    places = {path for path in paths if "://" not in path and (path[:1] != "/" or "://" not in tree.url)}
+    files = WithFiles(tree, sorted(places))
     cache = ScanCache(repository.cache / "media.sqlite")
-    facts = scan_media(tree, inside, cache=cache, jobs=repository.settings.jobs, progress=progress)
+    facts = scan_media(files, sorted(places), cache=cache, jobs=repository.settings.jobs, progress=progress)
     good = {fact["media"]: fact for fact in facts.to_pylist() if not fact["error"]}
     if tree.single_file is None:
         rows = [row for row in rows if row["media"] in good]
@@ -142,14 +143,14 @@ def _samples(rows: list[dict[str, Any]], tree: SourceTree, repository: Repositor
         if not rows:
             errors = sorted(set(facts["error"].to_pylist()))
             raise FormatError(
-                f"None of the {len(inside):,} images in {tree.url} can be read: {errors[0]}.",
+                f"None of the {len(places):,} images in {tree.url} can be read: {errors[0]}.",
                 remedy="Name another folder.",
             )
     full = []
     for row, path in zip(rows, paths, strict=True):
         fact = good.get(path)
         found = {name: fact[name] for name in ("sha256", "width", "height", "media_type")} if fact else {}
-        uri = media.relative(tree.uri(path)) if _is_relative(path) else path
+        uri = media.relative(files.uri(path)) if path in places else path
         full.append({**row, **found, "uri": uri, "metadata": json_text(row.get("metadata", {}))})
     table = pa.Table.from_pylist(full, schema=SAMPLES).to_pandas()
     table["sample_id"] = sample_ids(table[["sample_id", "uri", "sha256"]], table[["sample_id", "uri"]][:0])
@@ -157,8 +158,13 @@ def _samples(rows: list[dict[str, Any]], tree: SourceTree, repository: Repositor
     return result
 
 
-def _is_relative(path: str) -> bool:
-    return not (path.startswith("/") or "://" in path or ".." in path.split("/"))
+def _path(given: str, tree: SourceTree) -> str:
+    """Where an image is: below the tree, else on this machine by its absolute path, else as it was given."""
+    path = given.removeprefix(f"{tree.url}/").removeprefix("./")
+    if "://" in path or "://" in tree.url:
+        return path
+    whole = posixpath.normpath(posixpath.join(tree.url, path))
+    return whole.removeprefix(f"{tree.url}/")
 
 
 def _baseline(

@@ -53,6 +53,13 @@ def for_version(frame: pd.DataFrame, samples: pd.DataFrame, schema: LabelSchema)
     if frame.index.has_duplicates:
         twice = frame.index[frame.index.duplicated()][0]
         raise FormatError(f"probabilities: sample {twice!r} stands in more than one row.", remedy="Keep one.")
+    if frame.isna().any(axis=None):
+        place, column = (int(found[0]) for found in np.nonzero(frame.isna().to_numpy()))
+        raise FormatError(
+            f"probabilities: sample {frame.index[place]!r} has none for {frame.columns[column]!r}.",
+            remedy="Fill the gap, or leave the row out.",
+        )
+    names = set(frame.columns.map(str))
     frame = frame.rename(columns=str).reindex(columns=list(schema.class_names)).fillna(0.0).astype(np.float64)
     sums = frame.sum(axis=1)
     wrong = (frame.min(axis=1) < 0) | (frame.max(axis=1) > 1)
@@ -60,8 +67,10 @@ def for_version(frame: pd.DataFrame, samples: pd.DataFrame, schema: LabelSchema)
         wrong |= (sums - 1).abs() > ROW_SUM_TOLERANCE
     if wrong.any():
         first = frame.index[wrong.to_numpy()][0]
+        left = [name for name in schema.class_names if name not in names]
+        told = f" Classes without a column count as 0: {', '.join(left)}." if left else ""
         raise FormatError(
-            f"probabilities: {int(wrong.sum())} rows are not probabilities; sample {first!r} sums to {sums[first]:.3f}.",
+            f"probabilities: {int(wrong.sum())} rows are not probabilities; sample {first!r} sums to {sums[first]:.3f}.{told}",
             remedy=remedy,
         )
     aligned = frame.reindex(samples["sample_id"])

@@ -121,6 +121,7 @@ def preannotate(
         )
     from datasetops.cli.preannotate_words import disagreement_lines, dry_lines, notes, result_lines
     from datasetops.images import quiet_decoding
+    from datasetops.preannotate.labelers import Learner
     from datasetops.preannotate.opening import open_labeler
     from datasetops.preannotate.run import preannotate as annotate
 
@@ -145,6 +146,8 @@ def preannotate(
         device=device,
         **options,
     )
+    if isinstance(labeler, Learner) and (untaught := set(chosen.schema.class_names) - set(labeler.known.values())):
+        session.say(f"Nobody labeled {', '.join(sorted(untaught))}: the model never says that.")
     named: dict[str, Any] = {
         "task": task,
         "mapping": mapping,

@@ -54,8 +54,8 @@ def simulate(
 
     if report is not None and report.suffix not in _REPORTS:
         raise ValueError(f"--report: expected a file that ends in .html or .svg; got {report}")
-    if target is not None and not 0 < target <= 100:
-        raise ValueError(f"--target: expected percents between 0 and 100; got {target:g}")
+    if target is not None and not 1 < target <= 100:
+        raise ValueError(f"--target: expected percents between 1 and 100, such as 90; got {target:g}")
     repository = session.repository
     chosen = repository.version(version)
     done = simulate_version(
@@ -115,7 +115,11 @@ def _tables(found: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
     ]
     header = ["strategy", "as random", *(["target"] if found["target"] is not None else [])]
     needed = [
-        [name, _labels(one["reaches_random"]), *([_labels(one["reaches_target"])] if "reaches_target" in one else [])]
+        [
+            name,
+            "" if name == "random" else _labels(one["reaches_random"]),
+            *([_labels(one["reaches_target"])] if "reaches_target" in one else []),
+        ]
         for name, one in strategies.items()
     ]
     goal = f"labels to get as far as random with {budgets[-1]}"

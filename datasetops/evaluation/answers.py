@@ -27,6 +27,7 @@ from datasetops.preannotate.rows import Owners, RowRules, rows_of
 from datasetops.preannotate.stored import mapping_of, stored_probabilities
 from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, Finding
+from datasetops.training.record import TRAIN, model_records, model_samples
 
 KINDS: Final = ("classification", "box", "mask", "polygon", "text")  # that can be evaluated
 
@@ -76,10 +77,10 @@ def open_source(repository: Repository, version: Version, model: str | Labeler, 
     `options` are those of `open_labeler`. Raises what that raises, and NotFoundError where nothing goes by the name.
     """
     if not isinstance(model, str):
-        return _asked(model)
+        return _asked(repository, model)
     if model.partition(":")[0] in {*plugin_names("predictors"), SCHEME}:
         labeler, _ = open_labeler(repository, version, model, **options)
-        return _asked(labeler)
+        return _asked(repository, labeler)
     kept = find_model(repository, model)
     return Source(kept.kinds, kept=kept)
 
@@ -182,7 +183,12 @@ def _faults(samples: pd.DataFrame, reasons: dict[str, str]) -> tuple[Finding, ..
     return tuple(faults)
 
 
-def _asked(labeler: Labeler) -> Source:
+def _asked(repository: Repository, labeler: Labeler) -> Source:
     predictor = getattr(labeler, "predictor", labeler)
     taught: Collection[str] = getattr(predictor, "trained_on", ())
-    return Source(labeler.kinds, labeler, trained_on=taught, version=getattr(predictor, "version", None))
+    version = getattr(predictor, "version", None)
+    if digest := getattr(predictor, "exported_from", None):  # a file of a model of this repository learned as that did
+        for record in model_records(repository):
+            if record.digest == digest:
+                taught, version = model_samples(repository, record)[TRAIN], record.version
+    return Source(labeler.kinds, labeler, trained_on=taught, version=version)

@@ -93,7 +93,7 @@ def _unreadable(repository: Repository, tree: SourceTree, samples: pd.DataFrame,
     media = Media(repository.store, repository.root)
     if tree.single_file is not None:
         lost = samples["uri"][samples["sha256"].isna()].astype(str).tolist()
-        return dict.fromkeys(lost, "it is not there or no image")
+        return dict.fromkeys(lost, "no image is there; relative paths begin at the table's folder")
     known = set(samples["uri"])
     paths = [path for path in Listing(tree, Problems(tree)).images if media.relative(tree.uri(path)) not in known]
     if not paths:

@@ -90,6 +90,10 @@ class FewShotLabeler:
 
     beside = "learning from the labels"
 
+    @property
+    def known(self) -> Mapping[str, str]:
+        return {key: one.label for key, one in self._taught.items()}
+
     def to_look_at(self, items: Sequence[Item]) -> list[Item]:
         everything = self._everything(items)
         keys = [item.key for item in everything]

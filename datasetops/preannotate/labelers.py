@@ -57,7 +57,11 @@ class Labeler(Protocol):
 
 @runtime_checkable
 class Learner(Protocol):
-    """A labeler that looks at other images too than those that it is asked about."""
+    """A labeler that looks at other images too than those that it is asked about, and learns from some of them."""
+
+    @property
+    def known(self) -> Mapping[str, str]:
+        """The classes that it learned from, by image (SHA-256)."""
 
     def to_look_at(self, items: Sequence[Item]) -> list[Item]:
         """Images that it has not looked at yet, of those that it learns from and of the items."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -37,7 +37,8 @@ class RowRules:
     """How rows are made. `kinds` are those to write, of the classes `asked` (empty: all); `event_id` is that of the event
     which makes them, `attributes` JSON that stands in each.
 
-    `outlines` has by sample the annotation that the prediction of a rank outlines; others of its make no row.
+    `outlines` has by sample the annotation that the prediction of a rank outlines; others of its make no row. `known` has
+    by image (SHA-256) the class that people gave a copy of it, which the model learned from: its rows say that.
     """
 
     model: ModelInfo
@@ -49,6 +50,7 @@ class RowRules:
     asked: tuple[str, ...] = ()
     outlines: Mapping[str, Mapping[int, str]] | None = None
     attributes: str | None = None
+    known: Mapping[str, str] = field(default_factory=dict)
 
     def classes(self, kind: str) -> tuple[str, ...]:
         """Classes that the model can tell apart, of those that rows of this kind may have."""
@@ -140,6 +142,11 @@ def _regions(
 def _classifications(stored: Stored, sample_ids: pa.Array, items: npt.NDArray[np.int64], rules: RowRules) -> pa.Table:
     classes = rules.classes(_CLASS)
     scores = class_scores(stored, rules.mapping, classes, several=rules.schema.multi_label)
+    if rules.known and not rules.schema.multi_label:
+        codes = {name: code for code, name in enumerate(classes)}
+        for row, key in enumerate(stored.images["key"].to_pylist()):
+            if (code := codes.get(rules.known.get(key, ""))) is not None:
+                scores[row] = np.eye(len(classes))[code]
     least = np.array([rules.threshold(_CLASS, name) for name in classes])
     if rules.schema.multi_label or not classes:
         image, which = (np.asarray(found, np.int64) for found in np.nonzero((scores >= least) & (scores > 0)))
@@ -280,13 +287,13 @@ def _completed(table: pa.Table, rules: RowRules) -> pa.Table:
     same = {"source": "model", "model": rules.model.label, "event_id": rules.event_id}
     same |= {} if rules.attributes is None else {"attributes": rules.attributes}
     columns = []
-    for field in ANNOTATIONS:
-        if field.name in table.column_names:
-            columns.append(table[field.name].cast(field.type))
-        elif field.name in same:
-            columns.append(pa.repeat(same[field.name], len(table)).cast(field.type))
+    for column in ANNOTATIONS:
+        if column.name in table.column_names:
+            columns.append(table[column.name].cast(column.type))
+        elif column.name in same:
+            columns.append(pa.repeat(same[column.name], len(table)).cast(column.type))
         else:
-            columns.append(pa.nulls(len(table), field.type))
+            columns.append(pa.nulls(len(table), column.type))
     return pa.table(columns, schema=ANNOTATIONS)
 
 

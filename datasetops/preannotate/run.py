@@ -117,6 +117,8 @@ def preannotate(
     first = Event(EVENT, repository.settings.actor)
     marked = mark(target_precision) if auto_accept and target_precision is not None else None
     rules = RowRules(model, mapped, version.schema, kinds, thresholds, first.event_id, tuple(classes), outlines, marked)
+    if isinstance(labeler, Learner):
+        rules = replace(rules, known=labeler.known)
     if dry_run:
         left, beside = [items[index] for index in missing], None
         if missing and isinstance(labeler, Learner):
@@ -285,7 +287,7 @@ def _measured(
     """What can be promised of each class, and the rates, from all that the model said of samples that people labeled."""
     (kind,) = rules.kinds
     labeled = owners.filter(pc.is_in(owners["sample_id"], labeled_by_people(head, (kind,))[kind])).sort_by("sample_id")
-    predicted = _rows(store, labeled, replace(rules, thresholds=0.0))[0]
+    predicted = _rows(store, labeled, replace(rules, thresholds=0.0, known={}))[0]
     classes = [name for name in rules.classes(kind) if not rules.asked or name in rules.asked]
     return promise(head, labeled, predicted, kind, classes, target, confidence, together=together)
 

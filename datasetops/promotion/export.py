@@ -23,6 +23,7 @@ from datasetops.evaluation.judging import judge
 from datasetops.images import ImageError, decode_rgb
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
+from datasetops.models.onnx_model import EXPORTED_FROM
 from datasetops.models.predictor import open_predictor
 from datasetops.preannotate.rows import DEFAULT_THRESHOLDS
 from datasetops.progress import Progress, no_progress
@@ -141,7 +142,7 @@ def _write(work: _Work, graph: Graph, folder: Path, int8: bool) -> dict[str, Any
     import onnx
 
     record = work.record
-    about = {"dsops.model": record.name, "dsops.digest": record.digest, "dsops.version": record.version}
+    about = {"dsops.model": record.name, EXPORTED_FROM: record.digest, "dsops.version": record.version}
     onnx.helper.set_model_props(graph.model, about | {"dsops.commit": record.commit})
     onnx.checker.check_model(graph.model)
     file = folder / f"{record.name}.onnx"

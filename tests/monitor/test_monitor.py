@@ -95,6 +95,19 @@ def test_more_of_the_same_raises_no_alarm_but_for_what_cannot_be_read(world: Pat
     assert [event.outputs["passed"] for event in events] == [True, False]
 
 
+def test_a_table_names_images_anywhere(world: Path) -> None:
+    """By absolute paths, and by such that lead out of its folder."""
+    files = sorted((world / "later").iterdir())
+    (world / "tables").mkdir()
+    table = world / "tables" / "some.csv"
+    table.write_text(
+        "\n".join(["path", *map(str, files[:40]), *(f"../later/{file.name}" for file in files[40:])]) + "\n"
+    )
+    told = json.loads(run(world, table, "--json").stdout)
+    assert (told["samples"], told["unreadable"]) == (len(files), {})
+    assert told["images"]["now"] == len(files)
+
+
 def test_other_images_slices_and_answers_raise_alarms(world: Path) -> None:
     """Negatives of ones and zeros, all by day, and labels that say the model is never right."""
     lines = ["path,label,light"]

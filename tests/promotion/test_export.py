@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasetops.errors import DamagedError, ModelError, NotFoundError
+from datasetops.errors import DamagedError, ModelError, NotFoundError, RejectedError
+from datasetops.evaluation.evaluate import evaluate
 from datasetops.manifest import Repository
 from datasetops.models.predictor import Predictor, Request, open_predictor
 from datasetops.models.transformers_model import open_local
@@ -86,6 +87,8 @@ def test_the_description_is_enough_to_use_a_file(copied: Copied, trained_probe: 
     logits = session.run(told["output"]["names"], {session.get_inputs()[0].name: given})[0]
     assert told["output"]["activation"] == "softmax"
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    with pytest.raises(RejectedError, match="The model was trained on"):
+        evaluate(repository, repository.version(), f"onnx:{tmp_path / 'm1.onnx'}", split="train", resamples=100)
     own, _ = opened(repository, tmp_path / "m1.onnx")
     for image, row in zip(images, shares, strict=True):
         (said,) = own.predict([own.prepare(image)])[0]
