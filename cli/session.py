@@ -8,10 +8,11 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHECK_FAILED = 3
+_TELL_EVERY: Final = 30.0  # seconds between two lines of progress where stderr is no terminal
 
 _OPTIONS: dict[str, Any] = {
     "directory": Annotated[
@@ -63,13 +65,20 @@ class Session:
             typer.echo(message, err=True)
 
     def progress(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """The same items, with a progress bar on stderr while they are worked on."""
+        """The same items, with a progress bar on stderr while they are worked on; a line now and then where that is a file."""
         if self.quiet or not total:
             yield from items
             return
         if not sys.stderr.isatty():
             self.say(f"{label}: {total:,}")
-            yield from items
+            started = told = time.monotonic()
+            for done, item in enumerate(items, start=1):
+                yield item
+                now = time.monotonic()
+                if now - told >= _TELL_EVERY and done < total:
+                    told = now
+                    left = (now - started) / done * (total - done)
+                    self.say(f"{label}: {done:,} of {total:,}, about {left / 60:.0f} min left")
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

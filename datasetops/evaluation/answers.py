@@ -24,7 +24,7 @@ from datasetops.preannotate.mapping import ClassMapping
 from datasetops.preannotate.opening import open_labeler
 from datasetops.preannotate.predictions import ModelInfo, PredictionStore, find_model
 from datasetops.preannotate.rows import Owners, RowRules, rows_of
-from datasetops.preannotate.stored import mapping_of, stored_probabilities
+from datasetops.preannotate.stored import mapping_of, probabilities_of
 from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, Finding
 from datasetops.training.record import TRAIN, model_records, model_samples
@@ -131,13 +131,16 @@ def ask(
         reasons = compute(store, source.labeler, model, items, missing, progress)
     owners = pa.table({"sample_id": samples["sample_id"][there].tolist(), "key": samples["sha256"][there].tolist()})
     names = mapping_of(repository, version, model, mapping)
-    said, rows, refused = _said(store, owners, RowRules(model, names, version.schema, (kind,), 0.0, ""))
+    rules = RowRules(model, names, version.schema, (kind,), 0.0, "")
+    said, rows, refused = _said(store, owners, rules)
     reasons |= refused
     ids = pa.array(samples["sample_id"].tolist(), pa.string())
     answered: Flags = pc.is_in(ids, said).to_numpy(zero_copy_only=False)
     probabilities = None
     if kind == "classification":
-        probabilities = _probabilities(repository, version, model, mapping, ids, bool(answered.any()))
+        probabilities = np.full((len(samples), len(version.schema.class_names)), np.nan)
+        own, table = probabilities_of(store, owners, rules)
+        probabilities[pc.index_in(own, ids).to_numpy()] = table
         answered = answered & ~np.isnan(probabilities).any(axis=1)
     return Answers(
         model, names, kind, answered, _faults(samples[~answered], reasons), len(missing) - len(reasons), probabilities, rows
@@ -157,19 +160,6 @@ def _said(store: PredictionStore, owners: pa.Table, rules: RowRules) -> tuple[pa
         faulty = fault.is_valid()
         refused |= dict(zip(keys.filter(faulty).to_pylist(), fault.filter(faulty).to_pylist(), strict=True))
     return pa.concat_arrays(said), pa.concat_tables(tables), refused
-
-
-def _probabilities(
-    repository: Repository, version: Version, model: ModelInfo, mapping: Path | None, ids: pa.Array, any_: bool
-) -> Floats:
-    found = np.full((len(ids), len(version.schema.class_names)), np.nan)
-    if not any_:
-        return found
-    own, table = stored_probabilities(repository, version, model.label, mapping)
-    place = pc.index_in(ids, own)
-    there = place.is_valid().to_numpy(zero_copy_only=False)
-    found[there] = table[place.drop_null().to_numpy()]
-    return found
 
 
 def _faults(samples: pd.DataFrame, reasons: dict[str, str]) -> tuple[Finding, ...]:

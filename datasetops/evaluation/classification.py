@@ -194,6 +194,11 @@ class CriticalRate:
             return "met"
         return "missed" if self.rate.low > self.target else "open"
 
+    @property
+    def needed(self) -> int | None:
+        """Independent items that would show the target to be met, were none of them wrong; None for a target of 0."""
+        return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-self.target)) if 0 < self.target < 1 else None
+
 
 def critical_rates(
     truth: Flags,

@@ -49,7 +49,11 @@ def critical_targets(schema: LabelSchema) -> dict[str, Critical]:
 def plain_rate(rate: CriticalRate) -> dict[str, Any]:
     own = rate.rate
     told = {"class": rate.name, "rate": rate.kind, "value": own.value, "low": own.low, "high": own.high}
-    return told | {"errors": own.right, "of": own.count, "target": rate.target, "verdict": rate.verdict}
+    return (
+        told
+        | {"errors": own.right, "of": own.count, "target": rate.target, "verdict": rate.verdict}
+        | {"needed": rate.needed}
+    )
 
 
 def named(names: tuple[str, ...], codes: Ints) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from datasetops.audits import charts
+from datasetops.evaluation.calibration import BINS
 
 _CURVES: Final = 6  # classes whose curves are drawn: as many as there are colours
 _GRID: Final = 16  # classes up to which the whole confusion matrix is drawn
@@ -58,6 +59,8 @@ def _numbers(info: Mapping[str, Any]) -> Section:
     ]
     draws = info["parameters"]["resamples"]
     note = f"Intervals: 95 %, by {draws:,} bootstrap draws of groups of samples that belong together."
+    if "pooled_AP" in info["metrics"]:
+        note += " AP, a mean over classes, has none: pooled_AP stands for it there."
     return Section("Numbers", ("", "value", "interval", "what it is"), rows, note)
 
 
@@ -73,13 +76,20 @@ def _critical(info: Mapping[str, Any]) -> Section | None:
             interval(rate),
             f"{rate['errors']:,} of {rate['of']:,}",
             f"{rate['target']:g}",
-            rate["verdict"],
+            rate["verdict"] if rate["verdict"] != "open" else f"open{_needed(rate)}",
         )
         for rate in rates
     ]
-    note = "Bounds are exact, 95 % each. Met: even the upper one is allowed. Open: too few items to tell."
+    note = (
+        "Each bound holds with 95 %, samples of a group counting as copies of each other. Met: even the upper one is "
+        "allowed. Open: too few items to tell."
+    )
     header = ("class", "rate", "value", "bounds", "errors", "allowed", "verdict")
     return Section("Critical classes", header, rows, note)
+
+
+def _needed(rate: Mapping[str, Any]) -> str:
+    return f" ({rate['needed']:,} without an error would do)" if rate.get("needed") else ""
 
 
 def _slices(info: Mapping[str, Any]) -> Section | None:
@@ -150,7 +160,8 @@ def _error_kinds(info: Mapping[str, Any]) -> Section | None:
     drawn = charts.bars(
         "AP50 that mending would add", {name: round(item["cost"], 4) for name, item in found["kinds"].items()}
     )
-    note = "As TIDE defines them (Bolya et al., ECCV 2020): what AP50 gains where all errors of one kind are mended."
+    note = "As TIDE defines them (Bolya et al., ECCV 2020): what AP50 gains where all errors of one kind are mended. "
+    note += "All boxes count here, however low their score; the list of errors below has those from the threshold on."
     return Section("What each kind of error costs", ("kind", "errors", "AP50 lost"), rows, note, [drawn])
 
 
@@ -165,10 +176,8 @@ def _calibration(info: Mapping[str, Any]) -> Section | None:
     series["ideal"] = [(0.0, 0.0), (1.0, 1.0)]
     names = ("ece", "ece_equal_mass", "brier", "nll")
     rows = [(name, shown(found[name]), shown(scaled["after"][name]) if scaled else "–") for name in names]
-    note = ""
+    note = f"ECE is over {BINS} bins of equal width, ece_equal_mass over {BINS} of as many items each."
     if scaled:
-        note = (
-            f"Temperature {scaled['temperature']:.2f}; each half of the samples is scaled by what the other one taught."
-        )
+        note += f" Temperature {scaled['temperature']:.2f}; each half of the samples is scaled by what the other one taught."
     drawn = charts.scatter("Reliability", series, across="confidence", up="share that is right", joined=True)
     return Section("Can its confidence be believed?", ("", "as it is", "scaled"), rows, note, [drawn])

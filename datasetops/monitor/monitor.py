@@ -16,14 +16,13 @@ import pyarrow.compute as pc
 from datasetops.audits.baseline import baseline_of
 from datasetops.audits.record import plain
 from datasetops.errors import ConflictError, NotFoundError
-from datasetops.evaluation.answers import Answers, kind_of, open_source
+from datasetops.evaluation.answers import Answers, ask, kind_of, open_source
 from datasetops.evaluation.judged import Judged
 from datasetops.evaluation.judging import judge
 from datasetops.evaluation.resampling import Estimate, Ratio, estimate
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.models.embed import embed_stored
-from datasetops.monitor.answers import answers_of
 from datasetops.monitor.policy import MonitorPolicy
 from datasetops.monitor.production import Production, production_of
 from datasetops.monitor.shifts import (
@@ -158,9 +157,9 @@ def monitor(
         notes.append(f"Fewer than {FEWEST} samples: too few to tell a change from chance.")
     source = open_source(repository, version, f"model:{record.name}", device=device)
     kind = kind_of(source, version, record.task)
-    now = answers_of(repository, version, source, found.samples, kind, progress=progress)
+    now = ask(repository, version, source, found.samples, kind, progress=progress)
     known, unseen = _reference(learned, ids[VALIDATION], notes)
-    then = answers_of(repository, version, source, known, kind, progress=progress)
+    then = ask(repository, version, source, known, kind, progress=progress)
     images = _images(repository, before, found.samples, seed, progress)
     if images is None:
         notes.append("Images were not compared: too few of them are at hand.")

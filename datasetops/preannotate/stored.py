@@ -39,15 +39,26 @@ def stored_probabilities(
     names that mean no class is left out. Raises NotFoundError where nothing is kept.
     """
     model = _model(repository, reference, "classification")
-    names = mapping_of(repository, version, model, mapping)
-    schema = version.schema
-    rules = RowRules(model, names, schema, ("classification",), 0.0, "")
+    rules = RowRules(
+        model, mapping_of(repository, version, model, mapping), version.schema, ("classification",), 0.0, ""
+    )
+    found, probabilities = probabilities_of(PredictionStore(repository, model.digest), _with_image(version), rules)
+    if not len(found):
+        raise _nothing(version, model, "class")
+    order = pc.sort_indices(found)
+    return found.take(order), probabilities[order.to_numpy()]
+
+
+def probabilities_of(
+    store: PredictionStore, samples: pa.Table, rules: RowRules
+) -> tuple[pa.Array, npt.NDArray[np.float64]]:
+    """As `stored_probabilities`, of samples (sample_id, key: SHA-256) that need not be in any version; in no order."""
+    names, schema = rules.mapping, rules.schema
     reached = np.isin(schema.class_names, rules.classes("classification"))
     ids = [pa.array([], pa.string())]
     tables: list[npt.NDArray[np.float64]] = [np.zeros((0, len(schema.class_names)))]
-    samples = _with_image(version)
     owners = Owners(samples)
-    for stored in PredictionStore(repository, model.digest).read(samples["key"].to_pylist()):
+    for stored in store.read(samples["key"].to_pylist()):
         scores = class_scores(stored, names, schema.class_names, several=schema.multi_label)
         scores[:, ~reached] *= 0.0
         if not schema.multi_label:
@@ -56,11 +67,7 @@ def stored_probabilities(
         own, item = owners.of(stored.images["key"].take(pa.array(there)))
         ids.append(own)
         tables.append(scores[there[item]])
-    found, probabilities = pa.concat_arrays(ids), np.concatenate(tables)
-    if not len(found):
-        raise _nothing(version, model, "class")
-    order = pc.sort_indices(found)
-    return found.take(order), probabilities[order.to_numpy()]
+    return pa.concat_arrays(ids), np.concatenate(tables)
 
 
 def stored_detections(

@@ -214,6 +214,11 @@ def critical(case: Case) -> RuleResult:
         return (
             f"{rate['class']}: {rate['rate'].upper()} {_percent(rate['value'])} "
             f"({_percent(rate['low'])} to {_percent(rate['high'])}), at most {rate['target']:.1%} allowed: {rate['verdict']}"
+            + (
+                f" ({rate['needed']:,} without an error would do)"
+                if rate["verdict"] == "open" and rate["needed"]
+                else ""
+            )
         )
 
     remedy = "Missed: train for these classes. Open: too few samples of them to tell; label more for this split."
