@@ -102,9 +102,9 @@ def _show(session: Session, chosen: Round, out: Path | None) -> None:
 
     found = picks(session.repository, chosen)
     if out is not None:
-        rows = [{"path": item["path"], "label": ""} for item in found]
-        write_table(pa.Table.from_pylist(rows), out)
-        session.emit({"round": chosen.name, "rows": len(rows), "out": str(out)}, f"Wrote {len(rows):,} items to {out}")
+        write_table(pa.Table.from_pylist([{"path": item["path"], "label": ""} for item in found]), out)
+        answer = {"round": chosen.name, "rows": len(found), "out": str(out)}
+        session.emit(answer, f"Wrote {len(found):,} items to {out}")
         return
     rows = [(place, item["path"] or item["sample_id"], item["reason"]) for place, item in enumerate(found, start=1)]
     head = f"{chosen.name}: {len(found):,} of {chosen.pool:,} in {chosen.version} by {chosen.strategy}"

@@ -156,8 +156,8 @@ def _by_class(one: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, Any]]:
         items=("first", "size"), first=("first", "mean"), second=("second", "mean")
     )
     found["difference"] = found["second"] - found["first"]
-    rows: list[dict[str, Any]] = found.sort_values("difference", kind="stable").reset_index().to_dict("records")
-    return rows
+    rows = found.sort_values("difference", kind="stable").reset_index().to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def _one_only(answers: list[Any]) -> int:

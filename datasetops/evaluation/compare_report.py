@@ -40,7 +40,7 @@ def write_comparison(
         for flip in FLIPS
         if flip in info["flips"]
     }
-    out.write_text(page("comparison.html", info, comparison_sections(info), groups), encoding="utf-8")
+    out.write_text(page("comparison.html", info, comparison_sections(info), flipped=groups), encoding="utf-8")
 
 
 def comparison_sections(info: Mapping[str, Any]) -> list[Section]:

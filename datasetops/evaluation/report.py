@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from datasetops.audits import charts
 from datasetops.audits.record import plain
-from datasetops.evaluation.gallery import Group, failure_groups
+from datasetops.evaluation.gallery import failure_groups
 from datasetops.evaluation.record import Evaluation
 from datasetops.evaluation.sections import Section, interval, sections, shown
 from datasetops.manifest import Repository, Version
@@ -52,13 +52,13 @@ def write_report(
         out.write_text(_markdown(evaluation, groups), encoding="utf-8")
         return
     info = evaluation.info
-    out.write_text(page("evaluation.html", info, sections(info), groups, headlines=_headlines(info)), encoding="utf-8")
+    out.write_text(
+        page("evaluation.html", info, sections(info), groups=groups, headlines=_headlines(info)), encoding="utf-8"
+    )
 
 
-def page(
-    template: str, info: Mapping[str, Any], shown_sections: Sequence[Section], groups: Sequence[Group], **facts: Any
-) -> str:
-    """One self-contained HTML file."""
+def page(template: str, info: Mapping[str, Any], shown_sections: Sequence[Section], **facts: Any) -> str:
+    """One self-contained HTML file; `facts` are what else the template shows."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader
 
     loader = ChoiceLoader([PackageLoader("datasetops.evaluation"), PackageLoader("datasetops.audits")])
@@ -67,7 +67,7 @@ def page(
         asdict(section) | {"charts": [{**chart, "svg": charts.draw(chart)} for chart in section.charts]}
         for section in shown_sections
     ]
-    return environment.get_template(template).render(info=info, sections=drawn, groups=groups, **facts)
+    return environment.get_template(template).render(info=info, sections=drawn, **facts)
 
 
 def _headlines(info: Mapping[str, Any]) -> list[tuple[str, str, str]]:
