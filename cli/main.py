@@ -11,6 +11,7 @@ from datasetops.cli import (
     data,
     demo,
     doctor,
+    erase,
     evaluate,
     gate,
     label,
@@ -58,6 +59,7 @@ for module in (
     track,
     monitor,
     scorecard,
+    erase,
     doctor,
     demo,
 ):

@@ -191,9 +191,14 @@ class Ledger:
             return None
 
 
-def check_chain(store: Store) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) for every break of the chain, and for a hint that points nowhere."""
-    previous: str | None = None
+def check_chain(
+    store: Store, replaced: Mapping[str, tuple[str, str | None]] | None = None
+) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) for every break of the chain, and for a hint that points nowhere.
+
+    `replaced`: entries that an erasure rewrote, with their digest before and after; what follows names either.
+    """
+    previous: set[str | None] = set()
     keys = [key for key in store.list("ledger/") if key != HINT]
     hints = set()
     for number, key in enumerate(keys):
@@ -205,12 +210,15 @@ def check_chain(store: Store) -> Iterator[tuple[str, str]]:
             entry = Entry.from_bytes(data)
         except ValueError as error:
             yield key, str(error)
-            previous = None
+            previous = set()
             continue
-        if entry.number != number or (previous is not None and entry.previous != previous):
+        if entry.number != number or (previous and entry.previous not in previous):
             yield key, "it does not follow from the entry before it"
-        previous = entry.digest
-        hints.add(_hint_bytes(entry))
+        previous = {entry.digest}
+        was, now = (replaced or {}).get(key, (None, None))
+        if now == entry.digest:
+            previous.add(was)
+        hints |= {canonical_json({"number": entry.number, "digest": digest}) for digest in previous}
     if store.exists(HINT) and store.get(HINT) not in hints:
         yield HINT, "it names no entry (harmless: the next commit writes it again)"
 

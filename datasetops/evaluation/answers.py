@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasetops.engine import Item
-from datasetops.errors import ModelError
+from datasetops.errors import ModelError, NotFoundError
 from datasetops.evaluation.regions import Flags, Floats
 from datasetops.manifest import Repository, Version
+from datasetops.models.predictor import open_predictor
 from datasetops.plugins import plugin_names
 from datasetops.preannotate.compute import compute
 from datasetops.preannotate.few_shot_labeler import SCHEME
@@ -27,7 +29,6 @@ from datasetops.preannotate.rows import Owners, RowRules, rows_of
 from datasetops.preannotate.stored import mapping_of, probabilities_of
 from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, Finding
-from datasetops.training.record import TRAIN, model_records, model_samples
 
 KINDS: Final = ("classification", "box", "mask", "polygon", "text")  # that can be evaluated
 
@@ -177,8 +178,13 @@ def _asked(repository: Repository, labeler: Labeler) -> Source:
     predictor = getattr(labeler, "predictor", labeler)
     taught: Collection[str] = getattr(predictor, "trained_on", ())
     version = getattr(predictor, "version", None)
-    if digest := getattr(predictor, "exported_from", None):  # a file of a model of this repository learned as that did
-        for record in model_records(repository):
-            if record.digest == digest:
-                taught, version = model_samples(repository, record)[TRAIN], record.version
+    if exported := getattr(
+        predictor, "exported_from", None
+    ):  # a file of a model of this repository learned as that did
+        name, digest = exported
+        with suppress(NotFoundError):
+            home = repository.store.url if repository.root is None else str(repository.root.absolute())
+            own: Any = open_predictor(f"model:{name}", cache=repository.settings.cache, repository=home)
+            if own.record_digest == digest:
+                taught, version = own.trained_on, own.version
     return Source(labeler.kinds, labeler, trained_on=taught, version=version)

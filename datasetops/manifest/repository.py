@@ -23,6 +23,7 @@ from datasetops.manifest.checks import check_references, flat, refuse_sealed, wi
 from datasetops.manifest.commit import Commit, get_commit, get_object, put_object
 from datasetops.manifest.diff import changed_keys
 from datasetops.manifest.encoding import DELETE, INSERT, UPDATE
+from datasetops.manifest.erasing import erased_counts
 from datasetops.manifest.segment import Segment, SegmentInfo, digests_of, write_segment
 from datasetops.manifest.table import Changes, TableState
 from datasetops.manifest.version import Version
@@ -372,10 +373,20 @@ class Repository:
     def _open_table(self, commit: Commit, table: str) -> TableState:
         return TableState(table, [self._segment(table, info) for info in commit.tables[table]])
 
+    @cached_property
+    def _erased(self) -> Mapping[str, int]:
+        return erased_counts(self.store)
+
+    def forget_segments(self) -> None:
+        """Read segments anew: rows of them were erased."""
+        self._segments.clear()
+        self.__dict__.pop("_erased", None)
+
     def _segment(self, table: str, info: SegmentInfo) -> Segment:
         segment = self._segments.get(info.id)
         if segment is None:
-            segment = self._segments[info.id] = Segment(self.store, table, info, self.cache)
+            erased = self._erased.get(info.id, 0)
+            segment = self._segments[info.id] = Segment(self.store, table, info, self.cache, erased)
         return segment
 
 

@@ -66,25 +66,13 @@ def write_segment(store: Store, table_name: str, rows: pa.Table, digests: list[b
     identity = segment_identity(table_name, TABLES[table_name].names, digests)
     key = segment_key(table_name, identity)
     if not store.exists(segment_key(table_name, identity, "json")):
-        import pyarrow.parquet as pq  # here, for the sake of commands that read no rows
-
-        small = rows.num_rows < MAPPED_FROM
-        sink: Any = io.BytesIO() if small else Path(tempfile.gettempdir()) / f"dsops-{uuid.uuid4().hex}.parquet"
-        pq.write_table(
-            rows,
-            sink,
-            row_group_size=_ROW_GROUP,
-            compression="zstd",
-            write_page_checksum=True,
-            use_dictionary=[name for name in rows.column_names if name not in _UNIQUE],
-            write_statistics=[KEYS[table_name]],
-            store_schema=False,
-        )
-        if small:
-            data = sink.getvalue()
+        if rows.num_rows < MAPPED_FROM:
+            data = segment_bytes(table_name, rows)
             checksum, size = sha256_hex(data), len(data)
             store.put(key, data)
         else:
+            sink = Path(tempfile.gettempdir()) / f"dsops-{uuid.uuid4().hex}.parquet"
+            _write_parquet(table_name, rows, sink)
             with sink.open("rb") as stream:
                 checksum, size = hashlib.file_digest(stream, "sha256").hexdigest(), sink.stat().st_size
             try:
@@ -96,18 +84,41 @@ def write_segment(store: Store, table_name: str, rows: pa.Table, digests: list[b
     return SegmentInfo(identity, rows.num_rows)
 
 
-class Segment:
-    """One stored segment: key look-up in O(log n), rows by position, whole columns."""
+def segment_bytes(table_name: str, rows: pa.Table) -> bytes:
+    """The Parquet file of a segment."""
+    sink = io.BytesIO()
+    _write_parquet(table_name, rows, sink)
+    return sink.getvalue()
 
-    def __init__(self, store: Store, table_name: str, info: SegmentInfo, cache: Path) -> None:
+
+def _write_parquet(table_name: str, rows: pa.Table, sink: Any) -> None:
+    import pyarrow.parquet as pq  # here, for the sake of commands that read no rows
+
+    pq.write_table(
+        rows,
+        sink,
+        row_group_size=_ROW_GROUP,
+        compression="zstd",
+        write_page_checksum=True,
+        use_dictionary=[name for name in rows.column_names if name not in _UNIQUE],
+        write_statistics=[KEYS[table_name]],
+        store_schema=False,
+    )
+
+
+class Segment:
+    """One stored segment: key look-up in O(log n), rows by position, whole columns. `erased` rows of it are gone."""
+
+    def __init__(self, store: Store, table_name: str, info: SegmentInfo, cache: Path, erased: int = 0) -> None:
         self.table_name = table_name
         self.info = info
+        self._rows_left = info.rows - erased
         self._store = store
         self._cache = cache
         self._key_column = KEYS[table_name]
 
     def __len__(self) -> int:
-        return self.info.rows
+        return self._rows_left
 
     def table(self, columns: list[str] | None = None) -> pa.Table:
         """Rows in key order, `_op` and `_salt` included unless `columns` says otherwise."""
@@ -315,7 +326,7 @@ def check_segment(store: Store, table_name: str, info: SegmentInfo, cache: Path)
     except (DamagedError, pa.ArrowInvalid, OSError) as error:
         return str(error).splitlines()[0]
     digests = digests_of(rows)
-    if not Segment(store, table_name, info, cache).agrees_with(rows):
+    if not Segment(store, table_name, info, cache, len(erased)).agrees_with(rows):
         return "a local copy of it was damaged; the copy has been removed and is made again when needed"
     for at in sorted(erased):
         digests.insert(at, erased[at])

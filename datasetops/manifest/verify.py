@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from datasetops.errors import DamagedError, DatasetOpsError, NotFoundError
 from datasetops.ledger import HINT, check_chain
 from datasetops.manifest.commit import Commit, get_object
+from datasetops.manifest.erasing import ERASED, erased_counts, replaced_objects
 from datasetops.manifest.repository import Repository, ref_of
 from datasetops.manifest.segment import SegmentInfo, check_segment, segment_key
 from datasetops.progress import Progress, no_progress
@@ -52,12 +53,15 @@ def verify(
     store = repository.store
     damage: list[Damage] = []
     if versions is None:
-        damage += [Damage(key, problem, "the order of events") for key, problem in check_chain(store)]
+        damage += [
+            Damage(key, problem, "the order of events") for key, problem in check_chain(store, replaced_objects(store))
+        ]
         if any(item.object != HINT for item in damage):
             return damage  # nothing else can be relied on
         damage += _check_keys(repository)
         damage += _check_named_objects(repository, progress)
         damage += _check_files(repository)
+        damage += _check_erasures(repository)
     wanted = None if versions is None else set(versions)
     commits: dict[str, str] = {}
     for entry in repository.ledger.backwards():
@@ -108,14 +112,17 @@ def _check_named_objects(repository: Repository, progress: Progress) -> Iterator
     """Objects that no version needs, or that are copied media: `<folder>/…/<sha256>.<suffix>`."""
     store = repository.store
     keys = [key for folder in _NAMED for key in store.list(folder)]
+    replaced = replaced_objects(store)
     for key in progress(keys, len(keys), "Hashing objects"):
-        if sha256_hex(store.get(key)) != key.rpartition("/")[2].partition(".")[0]:
+        now, named = sha256_hex(store.get(key)), key.rpartition("/")[2].partition(".")[0]
+        if now != named and replaced.get(key) != (named, now):
             yield Damage(key, "it does not hash to its name", _NAMED[f"{key.partition('/')[0]}/"])
 
 
 def _check_files(repository: Repository) -> Iterator[Damage]:
     """Files of audits and other records, whose digests stand in the ledger."""
     checked: set[str] = set()
+    replaced = replaced_objects(repository.store)
     for entry in repository.ledger.backwards():
         for key, digest in entry.event.outputs.get("files", {}).items():
             if key in checked:
@@ -123,10 +130,28 @@ def _check_files(repository: Repository) -> Iterator[Damage]:
             checked.add(key)
             held = f"part of the {entry.event.kind} of {entry.event.inputs.get('version', 'a version')}"
             try:
-                if sha256_hex(repository.store.get(key)) != digest:
+                now = sha256_hex(repository.store.get(key))
+                if now != digest and replaced.get(key) != (digest, now):
                     yield Damage(key, "its bytes changed", held)
             except NotFoundError:
-                yield Damage(key, "it is missing", held)
+                if replaced.get(key) != (digest, None):
+                    yield Damage(key, "it is missing", held)
+
+
+def _check_erasures(repository: Repository) -> Iterator[Damage]:
+    """What stands in place of other objects is what the ledger says was put there by an erasure."""
+    store = repository.store
+    told: dict[str, list[str | None]] = {}
+    for entry in repository.ledger.backwards():
+        if entry.event.kind == ERASED:
+            told |= {key: pair for key, pair in entry.event.outputs["replaced"].items() if key not in told}
+    for key, (was, now) in replaced_objects(store).items():
+        if key not in told or told[key][1] != now:
+            yield Damage(key, f"no erasure in the ledger put it in the place of {was[:16]}…", "a record")
+    for key in store.list("erasures/todo"):
+        yield Damage(key, "an erasure was interrupted; finish it: dsops erase --resume", "rows to erase")
+    if erased_counts(store) and not told:
+        yield Damage("erasures/segments.json", "no erasure in the ledger took rows out", "erased rows")
 
 
 def _check_media(repository: Repository, names: list[str], progress: Progress) -> Iterator[Damage]:

@@ -26,7 +26,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 _OPTIONS: Final = {"config": "", "min_score": 0.05, "nms_iou": 0.65, "max_boxes": 300}  # 0.65: YOLOX's own
 _READING: Final = 2  # raised whenever the same model, description and options give other predictions
-EXPORTED_FROM: Final = "dsops.digest"  # metadata of a file that dsops exported: the model that it was
+EXPORTED_FROM: Final = ("dsops.model", "dsops.digest")  # metadata of a file that dsops exported: the model that it was
 _METADATA: Final = "names"  # where Ultralytics' exporter puts the classes
 _RT_DETR: Final = ("logits", "pred_boxes")  # outputs of the export of transformers' models
 _TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -69,7 +69,9 @@ class OnnxPredictor:
         self._options = options
         files = model_files(file)
         self._session = open_session(file, request.device)
-        self.exported_from = self._session.get_modelmeta().custom_metadata_map.get(EXPORTED_FROM)
+        about = self._session.get_modelmeta().custom_metadata_map
+        told = [about.get(name) for name in EXPORTED_FROM]
+        self.exported_from = None if None in told else told
         on_cpu = self._session.get_providers()[0] == "CPUExecutionProvider"
         self.lanes = 0 if on_cpu else 1
         self._where = str(config)

@@ -23,6 +23,7 @@ from datasetops.evaluation.judging import judge
 from datasetops.images import ImageError, decode_rgb
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
+from datasetops.manifest.erasing import was_replaced
 from datasetops.models.onnx_model import EXPORTED_FROM
 from datasetops.models.predictor import open_predictor
 from datasetops.preannotate.rows import DEFAULT_THRESHOLDS
@@ -142,7 +143,7 @@ def _write(work: _Work, graph: Graph, folder: Path, int8: bool) -> dict[str, Any
     import onnx
 
     record = work.record
-    about = {"dsops.model": record.name, EXPORTED_FROM: record.digest, "dsops.version": record.version}
+    about = dict(zip(EXPORTED_FROM, (record.name, record.digest), strict=True)) | {"dsops.version": record.version}
     onnx.helper.set_model_props(graph.model, about | {"dsops.commit": record.commit})
     onnx.checker.check_model(graph.model)
     file = folder / f"{record.name}.onnx"
@@ -317,7 +318,8 @@ def load_export(repository: Repository, record: ModelRecord, export_id: str | No
         data = repository.store.get(key)
     except NotFoundError:
         data = b""
-    if sha256_hex(data) != known[chosen][key]:
+    now = sha256_hex(data)
+    if now != known[chosen][key] and not was_replaced(repository.store, key, known[chosen][key], now):
         raise DamagedError(
             f"{key} is missing or damaged.", remedy=f"Export again: dsops export-model {record.name} --to DIR"
         )

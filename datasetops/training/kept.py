@@ -23,6 +23,7 @@ class Kept:
         self.kinds: tuple[str, ...] = (record.task,)
         self.vocabulary: tuple[str, ...] = record.classes
         self.version = record.version
+        self.record_digest = record.digest
         self.digest = sha256_hex(canonical_json(["model", _READING, record.digest, options]))
 
     @cached_property

@@ -1,0 +1,83 @@
+"""`dsops erase`: take items out of every version and every record, and certify it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datasetops.cli.session import Session, command, table
+from datasetops.cli.versions import VersionName
+
+if TYPE_CHECKING:
+    from datasetops.erasure.erase import Erasure
+
+
+def register(app: typer.Typer) -> None:
+    command(app)(erase)
+
+
+def erase(
+    session: Session,
+    version: VersionName = "main",
+    sample: Annotated[list[str] | None, typer.Option("--sample", help="A sample's id. May be repeated.")] = None,
+    where: Annotated[str | None, typer.Option(help="Samples of the version that fulfil this SQL condition.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the ledger and in the certificate.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Erase. Without it only what would be erased is told.")] = False,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Also write the certificate here, with the ids: FILE.json.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish an erasure that was interrupted.")] = False,
+) -> None:
+    """Erase samples from all versions, records and caches. It cannot be undone; old versions still verify.
+
+    Without --yes nothing is changed. Who runs it should hold a backup only as long as the law allows.
+    """
+    from datasetops.erasure.erase import erase as run
+    from datasetops.erasure.erase import resume as finish
+
+    repository = session.repository
+    if resume:
+        if sample or where or reason:
+            raise ValueError("--resume: takes nothing else; the request was kept")
+        ids: list[str] = []
+        done = finish(repository, progress=session.progress)
+    else:
+        if bool(sample) == bool(where):
+            raise ValueError("name the items: --sample ID (may be repeated), or --where SQL")
+        ids = list(sample or []) or repository.version(version).where(str(where))
+        if not ids:
+            raise ValueError(f"--where: no sample of {repository.version(version).name} fulfils {where}")
+        done = run(repository, ids, reason, dry_run=not yes, progress=session.progress)
+    if certificate is not None and done.done:
+        told = done.as_dict() | {"sample_ids": ids}
+        certificate.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        session.say(f"The certificate is in {certificate}.")
+    session.emit(done.as_dict(), _lines(done))
+
+
+def _lines(done: Erasure) -> list[str]:
+    what = "were erased" if done.done else "would be erased (nothing was changed; --yes erases)"
+    lines = [f"{done.samples:,} samples and {done.annotations:,} annotations {what}."]
+    rows = [(name, f"{count:,}") for name, count in done.rows.items()]
+    lines += table(rows, header=("table", "rows in all versions"))
+    if done.versions:
+        lines.append(f"Held by {len(done.versions):,} versions: {done.versions[0]} to {done.versions[-1]}.")
+    lines.append(f"Images copied into the store: {done.images:,} belong to nothing else.")
+    if done.sealed:
+        lines.append(f"Some are in the sealed split {', '.join(done.sealed)}: it is changed, for the reason given.")
+    lines += [f"The model {name} learned from {count:,} of them." for name, count in done.models.items()]
+    for one in done.exports:
+        lines.append(
+            f"Exported with {one['version']} on {str(one['time'])[:10]} {one.get('out', one.get('to', ''))}".rstrip()
+        )
+    if done.batches:
+        lines.append(f"Sent to annotators in {', '.join(done.batches)}.")
+    if done.done:
+        lines.append(f"{len(done.digests):,} rows are gone; their digests stay, so every version still verifies.")
+        lines.append(f"{len(done.objects):,} records were rewritten or deleted.")
+        lines.append(f"Certificate: erasures/{done.event_id}.json in the store.")
+    lines.append("Out of reach of this command:")
+    return [*lines, *(f"  {line}" for line in done.reach)]

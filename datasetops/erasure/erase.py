@@ -1,0 +1,289 @@
+"""Erase items: out of every version, every record and every cache, then say so in the ledger and in a certificate.
+
+In this order: the request is noted (with the ids, until all is done); the items leave the newest version of each branch by
+an ordinary commit; their rows leave the segments of all versions; every other object of the store is searched for them;
+an event `erased` names what was replaced; the certificate is written and the note deleted. Each step can be done again, so
+an interrupted erasure is finished by `resume`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from datasetops.audits.record import plain
+from datasetops.erasure.scrub import Words, scrubbed
+from datasetops.erasure.traces import Traces, distinct_segments, find_traces
+from datasetops.errors import ConflictError, NotFoundError
+from datasetops.ledger import HINT, Event
+from datasetops.manifest import Change, Repository
+from datasetops.manifest.erasing import ERASED, erase_rows, finish_segments, record_replaced, replaced_objects
+from datasetops.progress import Progress, no_progress
+from datasetops.records import canonical_json, sha256_hex
+
+EVENT: Final = "erase"
+FOLDER: Final = "erasures/"
+_REQUEST: Final = "erasures/todo/request.json"
+_MEDIA: Final = "media/"
+# What cannot name an item, what is erased row by row, and what is only here.
+_APART: Final = ("segments/", "keys/", "refs/", "cache/", "tmp/", FOLDER, _MEDIA, "repository.json", HINT)
+_BINARY: Final = (".safetensors", ".onnx", ".pt")
+_ROUNDS: Final = 20
+REACH: Final = (
+    "Copies of the images outside the store, where they were taken in by their place.",
+    "Exports that were made, and what others did with them.",
+    "Weights of models that learned from the items; train again without them.",
+    "Backups of the store, and caches on other machines (delete them; they are made again).",
+    "Tasks in labeling tools: delete those of the batches named here.",
+)
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What was erased, or would be. `objects` were rewritten or deleted, by key; `exports` are destinations that versions
+    with the items went to; `batches` those in which annotators got them."""
+
+    reason: str
+    actor: str
+    samples: int
+    annotations: int
+    rows: Mapping[str, int]
+    versions: tuple[str, ...]
+    models: Mapping[str, int]
+    exports: tuple[Mapping[str, Any], ...]
+    batches: tuple[str, ...]
+    sealed: tuple[str, ...]
+    images: int
+    objects: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    event_id: str = ""
+    time: str = ""
+    done: bool = False
+    reach: tuple[str, ...] = field(default=REACH)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(plain(asdict(self)))
+
+
+def erase(
+    repository: Repository,
+    sample_ids: Sequence[str],
+    reason: str,
+    *,
+    dry_run: bool = False,
+    progress: Progress = no_progress,
+) -> Erasure:
+    """Take samples, their annotations and all records of them out of a repository.
+
+    Images that were copied into the store and belong to no other sample go too. A `dry_run` changes nothing. Raises
+    ValueError without a reason, NotFoundError for ids that no version ever had, ConflictError where another erasure was
+    interrupted.
+    """
+    if not reason.strip():
+        raise ValueError("reason: say why the items are erased")
+    if repository.store.exists(_REQUEST):
+        raise ConflictError("An erasure was interrupted.", remedy="Finish it first: dsops erase --resume")
+    traces = find_traces(repository, sample_ids)
+    unknown = sorted(set(sample_ids) - traces.samples)
+    if unknown:
+        raise NotFoundError(
+            f"No version has ever had {len(unknown):,} of these samples, such as {unknown[0]!r}.",
+            remedy='Check the ids: dsops query "select sample_id from samples"',
+        )
+    planned = _planned(repository, traces, reason)
+    if dry_run:
+        return planned
+    repository.store.put(_REQUEST, canonical_json({"samples": sorted(traces.samples), "reason": reason}))
+    return _carry_out(repository, traces.samples, planned, progress)
+
+
+def resume(repository: Repository, *, progress: Progress = no_progress) -> Erasure:
+    """Finish an erasure that was interrupted. Raises NotFoundError where there is none."""
+    try:
+        request = json.loads(repository.store.get(_REQUEST))
+    except NotFoundError:
+        raise NotFoundError(
+            "No erasure was interrupted.", remedy="Begin one: dsops erase --sample ID --reason TEXT"
+        ) from None
+    digests = finish_segments(repository.store)
+    repository.forget_segments()
+    repository.store.put(_REQUEST, canonical_json({**request, "rows": sorted({*request.get("rows", ()), *digests})}))
+    traces = find_traces(repository, request["samples"], request.get("annotations", ()))
+    return _carry_out(
+        repository, frozenset(request["samples"]), _planned(repository, traces, request["reason"]), progress
+    )
+
+
+def _planned(repository: Repository, traces: Traces, reason: str) -> Erasure:
+    samples = repository.version().table("samples", ["sample_id", "split"]) if _has_head(repository) else None
+    sealed: set[str] = set()
+    if samples is not None:
+        mine = samples.filter(pa.array(traces.in_samples(samples)))
+        sealed = set(mine["split"].drop_null().to_pylist()) & set(repository.version().commit.sealed)
+    holding = set(traces.versions)
+    exports, batches = [], []
+    for entry in repository.ledger.backwards():
+        event = entry.event
+        if event.kind == "export" and event.inputs.get("version") in holding:
+            exports.append({"version": event.inputs["version"], "time": event.time, **_place(event)})
+        elif event.kind == "label-push":
+            for key in event.outputs.get("files", {}):
+                if _names(repository, key, traces):
+                    batches.append(str(event.parameters.get("batch", key)))
+    return Erasure(
+        reason, repository.settings.actor, len(traces.samples), len(traces.annotations), traces.rows, traces.versions,
+        traces.models, tuple(exports), tuple(batches), tuple(sorted(sealed)), len(traces.images),
+    )  # fmt: skip
+
+
+def _place(event: Event) -> dict[str, str]:
+    told = {**event.parameters, **event.outputs}
+    return {name: str(told[name]) for name in ("to", "out", "format", "dataset") if told.get(name)}
+
+
+def _names(repository: Repository, key: str, traces: Traces) -> bool:
+    try:
+        return Words(traces.samples).in_bytes(repository.store.get(key))
+    except NotFoundError:
+        return False
+
+
+def _has_head(repository: Repository) -> bool:
+    return repository.head() is not None
+
+
+def _carry_out(repository: Repository, samples: frozenset[str], planned: Erasure, progress: Progress) -> Erasure:
+    store = repository.store
+    request = json.loads(store.get(_REQUEST))
+    known, annotations, images, digests = (
+        set(request.get(name, [])) for name in ("words", "annotations", "images", "rows")
+    )
+    for _ in range(_ROUNDS):
+        _leave_heads(repository, samples, planned.reason)
+        traces = find_traces(repository, samples, annotations)
+        known |= traces.words
+        annotations |= traces.annotations
+        images |= traces.images
+        noted = {"words": known, "annotations": annotations, "images": images, "rows": digests, "samples": samples}
+        request = {name: sorted(values) for name, values in noted.items()} | {"reason": planned.reason}
+        store.put(_REQUEST, canonical_json(request))  # the words are found in rows that may be gone when it is read
+        tail = repository.ledger.tail()
+        digests |= _out_of_segments(repository, traces, progress)
+        _out_of_objects(repository, Words(known | samples), progress)
+        if repository.ledger.tail() == tail and not find_traces(repository, samples, annotations).segments:
+            break
+    else:
+        raise ConflictError("The repository is being written to without pause.", remedy="Run: dsops erase --resume")
+    for image in images:  # their names are digests of the images, so that no record keeps them
+        for key in list(store.list(f"{_MEDIA}{image[:2]}/{image}")):
+            store.delete(key)
+    _out_of_cache(repository.cache, Words(known | samples), images)
+    replaced = replaced_objects(store)
+    done = replace(
+        planned, objects=tuple(sorted(replaced)), digests=tuple(sorted(digests)), done=True, images=len(images),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+    event = Event(
+        ERASED,
+        repository.settings.actor,
+        outputs={
+            "samples": done.samples,
+            "annotations": done.annotations,
+            "rows": sorted(digests),
+            "replaced": {key: list(pair) for key, pair in replaced.items()},
+        },
+        parameters={"reason": done.reason},
+    )
+    done = replace(done, event_id=event.event_id)
+    repository.ledger.record(event)
+    store.put(f"{FOLDER}{event.event_id}.json", canonical_json(done.as_dict()))
+    store.delete(_REQUEST)
+    return done
+
+
+def _leave_heads(repository: Repository, samples: frozenset[str], reason: str) -> None:
+    """A commit without the samples on every branch whose newest version has any."""
+    wanted = pa.array(sorted(samples), pa.string())
+    for branch, head in repository.branches().items():
+        if head is None:
+            continue
+        version = repository.version(head)
+        there = wanted.filter(pa.array(version.state("samples").contains(wanted)))
+        if len(there):
+            repository.commit(
+                Change(remove_samples=there.to_pylist()),
+                message=f"Erase {len(there):,} samples",
+                event=Event(EVENT, repository.settings.actor, inputs={"version": head}, parameters={"reason": reason}),
+                branch=branch,
+                unseal=reason if version.commit.sealed else None,
+            )
+
+
+def _out_of_segments(repository: Repository, traces: Traces, progress: Progress) -> set[str]:
+    found: set[str] = set()
+    segments, _ = distinct_segments(repository)
+    for table, identity in progress(traces.segments, len(traces.segments), "Erasing rows"):
+        find = traces.in_samples if table == "samples" else traces.in_annotations
+        found.update(erase_rows(repository.store, table, segments[table, identity].info, find))
+        for file in (repository.cache / "segments").glob(f"{identity}*"):
+            file.unlink(missing_ok=True)
+    repository.forget_segments()
+    return found
+
+
+def _out_of_objects(repository: Repository, words: Words, progress: Progress) -> dict[str, tuple[str, str | None]]:
+    """What is to be replaced is noted before anything is, so that readers know what they find in its place."""
+    store = repository.store
+    keys = [key for key in store.list("") if not key.startswith(_APART) and not key.endswith(_BINARY)]
+    replaced: dict[str, tuple[str, str | None]] = {}
+    for key in progress(keys, len(keys), "Searching records"):
+        before = store.get(key)
+        after = scrubbed(key, before, words)
+        if after != before:
+            replaced[key] = (sha256_hex(before), None if after is None else sha256_hex(after))
+    record_replaced(store, replaced)
+    for key in replaced:
+        after = scrubbed(key, store.get(key), words)
+        if after is None:
+            store.delete(key)
+        else:
+            store.put(key, after)
+    return replaced
+
+
+def _out_of_cache(cache: Path, words: Words, images: set[str]) -> None:
+    """Delete what may hold the items; all of it is made again when it is needed. Embeddings of others stay."""
+    for name in ("thumbnails", "media"):
+        shutil.rmtree(cache / name, ignore_errors=True)
+    starts = tuple(image[:12] for image in images)
+    for file in list(_files(cache)):
+        parts = re.split(r"[/.-]", file.relative_to(cache).as_posix())
+        if (starts and any(part.startswith(starts) for part in parts)) or words.in_bytes(file.read_bytes()):
+            if file.suffix == ".arrow" and file.relative_to(cache).parts[0] == "embeddings":
+                _without(file, images)
+            else:
+                file.unlink(missing_ok=True)
+                for beside in file.parent.glob(f"{file.name}-*"):  # a database's journal
+                    beside.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _without(file: Path, images: set[str]) -> None:
+    with pa.OSFile(str(file)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    kept = table.filter(pa.array([key not in images for key in table["key"].to_pylist()]))
+    temporary = file.with_suffix(".part")
+    with pa.ipc.new_file(str(temporary), kept.schema) as writer:
+        writer.write_table(kept)
+    temporary.replace(file)
