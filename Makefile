@@ -48,11 +48,11 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,test]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,keys,test]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,test,lint]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,keys,test,lint]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.core

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from datasetops.active_learning.pool import UNLABELED, Ints, Pool, Votes
 from datasetops.errors import DatasetOpsError
 from datasetops.manifest import Repository, Version
 from datasetops.preannotate.human import BY_PEOPLE
-from datasetops.records import VOTE
+from datasetops.records import VOTE, one_array
 
 EVALUATION_SPLITS: Final = ("validation", "val")
 JUDGING_SPLITS: Final = (*EVALUATION_SPLITS, "test")  # what is labeled there teaches no model
@@ -49,14 +49,14 @@ def find_candidates(
     Raises DatasetOpsError where nothing is left.
     """
     table = version.table("samples")
-    ids = _flat(table["sample_id"])
+    ids = one_array(table["sample_id"])
     by_people = _mask(ids, pa.array(sorted(labeled_by_people(version)), pa.string()))
     out = _mask(ids, pa.array(sorted(_out_for_labeling(repository)), pa.string())) & ~by_people
-    sealed = _mask(_flat(table["split"]), pa.array(list(version.commit.sealed), pa.string()))
+    sealed = _mask(one_array(table["split"]), pa.array(list(version.commit.sealed), pa.string()))
     asked = np.full(len(ids), labeled_too) | ~by_people
     if where is not None:
         asked = _mask(ids, pa.array(version.where(where), pa.string()))
-    judging = _mask(_flat(table["split"]), pa.array(JUDGING_SPLITS)) & ~sealed
+    judging = _mask(one_array(table["split"]), pa.array(JUDGING_SPLITS)) & ~sealed
     untaught = sealed | judging
     judging &= where is None
     chosen = asked & ~out & ~sealed & ~judging
@@ -97,8 +97,10 @@ def labels_by_people(version: Version, ids: pa.Array) -> Ints:
     names = pa.array(version.schema.class_names, pa.string())
     frame = pd.DataFrame(
         {
-            "row": pc.index_in(_flat(rows["sample_id"]), ids).to_numpy(zero_copy_only=False),
-            "label": pc.fill_null(pc.index_in(_flat(rows["label"]), names), UNLABELED).to_numpy(zero_copy_only=False),
+            "row": pc.index_in(one_array(rows["sample_id"]), ids).to_numpy(zero_copy_only=False),
+            "label": pc.fill_null(pc.index_in(one_array(rows["label"]), names), UNLABELED).to_numpy(
+                zero_copy_only=False
+            ),
         }
     ).drop_duplicates()
     single = frame[~frame["row"].duplicated(keep=False)]
@@ -116,7 +118,9 @@ def votes(version: Version, sample_ids: pd.Series[str]) -> Votes:
         {
             "item": pd.Index(sample_ids).get_indexer(rows["sample_id"].to_pylist()),
             "annotator": pd.factorize(rows["actor"].to_pandas(), use_na_sentinel=False)[0],
-            "label": pc.fill_null(pc.index_in(_flat(rows["label"]), names), UNLABELED).to_numpy(zero_copy_only=False),
+            "label": pc.fill_null(pc.index_in(one_array(rows["label"]), names), UNLABELED).to_numpy(
+                zero_copy_only=False
+            ),
         }
     ).astype(np.int64)
     frame = frame[(frame["item"] >= 0) & (frame["label"] >= 0)].drop_duplicates(["item", "annotator"], keep="last")
@@ -136,8 +140,3 @@ def _out_for_labeling(repository: Repository) -> set[str]:
 def _mask(values: pa.Array, wanted: pa.Array) -> npt.NDArray[np.bool_]:
     found: npt.NDArray[np.bool_] = pc.is_in(values, wanted).to_numpy(zero_copy_only=False)
     return found
-
-
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    array: Any = column.combine_chunks()
-    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -248,6 +249,10 @@ def export(
     ] = False,
     where: Annotated[str | None, typer.Option(help="SQL condition over samples and annotations.")] = None,
     no_media: Annotated[bool, typer.Option("--no-media", help="Write labels only.")] = False,
+    override_rights: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Export samples that break the policy's rights; the reason is recorded."),
+    ] = None,
 ) -> None:
     """Write a version in another tool's format, and say what that format cannot hold; or bring it to FiftyOne.
 
@@ -259,34 +264,58 @@ def export(
             raise ValueError(f"--to: expected fiftyone; got {to!r}")
         if out is not None or format is not None or no_media:
             raise ValueError("--to fiftyone takes no folder, no --format and no --no-media")
-        _to_fiftyone(session, version, name=name, database=database, where=where, overrule=overrule)
+        options = {"name": name, "database": database, "where": where, "overrule": overrule}
+        _to_fiftyone(session, version, override_rights, **options)
         return
     if out is None:
         raise ValueError("OUT is missing: name a new or empty folder, or give --to fiftyone")
     if name is not None or database is not None or overrule:
         raise ValueError("--name, --database and --overrule go with --to fiftyone")
     from datasetops.export import export as write
+    from datasetops.gate.rights import clear_for_export
 
-    found = session.repository.version(version)
+    repository = session.repository
+    found = repository.version(version)
     form = format or "coco"
+    rights = clear_for_export(repository, found, where=where, reason=override_rights)
     result = write(
-        session.repository, found, out, format=form, copy_media=not no_media, where=where, progress=session.progress
+        repository,
+        found,
+        out,
+        format=form,
+        copy_media=not no_media,
+        where=where,
+        rights=rights,
+        progress=session.progress,
     )
-    lines = [f"{result.version}: wrote {result.samples:,} samples and {result.annotations:,} annotations to {out}"]
+    lines = _overridden(rights)
+    lines.append(f"{result.version}: wrote {result.samples:,} samples and {result.annotations:,} annotations to {out}")
     session.emit(asdict(result), lines + [f"not kept by {form}: {text}" for text in result.lost])
 
 
-def _to_fiftyone(session: Session, version: str, **options: Any) -> None:
-    from datasetops.fiftyone import export_to_fiftyone
+def _overridden(rights: Mapping[str, Any]) -> list[str]:
+    """One loud line where rights were passed over."""
+    if not rights:
+        return []
+    told = ", ".join(f"{breach['rule']} of {breach['samples']:,} samples" for breach in rights["breaches"])
+    return [f"OVERRIDDEN {told}. Reason: {rights['override_rights']}"]
 
-    found = session.repository.version(version)
-    result = export_to_fiftyone(session.repository, found, progress=session.progress, **options)
+
+def _to_fiftyone(session: Session, version: str, override_rights: str | None, **options: Any) -> None:
+    from datasetops.fiftyone import export_to_fiftyone
+    from datasetops.gate.rights import clear_for_export
+
+    repository = session.repository
+    found = repository.version(version)
+    rights = clear_for_export(repository, found, where=options["where"], reason=override_rights)
+    result = export_to_fiftyone(repository, found, rights=rights, progress=session.progress, **options)
     for note in result.notes:
         session.say(f"note: {note}")
     lines = [
+        *_overridden(rights),
         f"{result.version}: {result.samples:,} samples and {result.labels:,} labels are in the dataset "
         f"{result.dataset!r} of FiftyOne at {result.database}: {result.added:,} samples added, {result.updated:,} "
-        f"updated, {result.removed:,} removed"
+        f"updated, {result.removed:,} removed",
     ]
     if result.views:
         lines.append(f"{result.findings:,} findings; saved views: {', '.join(result.views)}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from datasetops.cli.session import CHECK_FAILED, Session, command, table
 from datasetops.cli.versions import VersionName
+
+if TYPE_CHECKING:
+    from datasetops.training.rights import RightsReport
 
 PolicyFile = Annotated[
     str | None, typer.Option("--policy", help="A YAML file, or default; the dataset's own unless told.")
@@ -21,6 +25,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="What a version must show before it is accepted.", no_args_is_help=True)
     command(group, "show")(policy_show)
     command(group, "set")(policy_set)
+    command(group, "check")(policy_check)
     app.add_typer(group, name="policy")
 
 
@@ -97,3 +102,66 @@ def policy_set(session: Session, file: Annotated[Path, typer.Argument(help="A YA
     set_policy(session.repository, policy)
     answer = {"policy": policy.name, "digest": policy.digest, "rules": list(policy.rules)}
     session.emit(answer, f"The policy {policy.name} holds from now on: {', '.join(policy.rules)}.")
+
+
+def policy_check(
+    session: Session,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION", help="Only this one; else the newest of main and all accepted.")
+    ] = None,
+    within: Annotated[str, typer.Option(metavar="DAYS", help="Tell what expires within so many days: 90d.")] = "90d",
+    policy: PolicyFile = None,
+) -> None:
+    """Tell which samples break a right now or will soon: licence, consent, expiry, residency. Status 3 if any does.
+
+    And which models learned from them. Rights are those that the policy asks for; a part that it leaves out is not.
+    """
+    from datasetops.gate.policy import current_policy, load_policy
+    from datasetops.training.rights import check_rights
+
+    if not (days := re.fullmatch(r"(\d{1,5})d?", within.strip())):
+        raise ValueError(f"--within: expected a number of days, like 90d; got {within!r}")
+    repository = session.repository
+    asked = load_policy(policy) if policy else current_policy(repository)
+    chosen = repository.version(version) if version else None
+    report = check_rights(repository, asked, chosen, within=int(days[1]))
+    session.emit(report.as_dict(), _rights_lines(report))
+    if report.broken:
+        raise typer.Exit(CHECK_FAILED)
+
+
+def _rights_lines(report: RightsReport) -> list[str]:
+    if not report.rules:
+        return [f"The policy {report.policy} asks nothing of licence, consent, expiry or residency."]
+    breaches = [(one, breach) for one in report.versions for breach in one.breaches]
+    lines = table(
+        [[one.version, report.status[one.version], b.rule, b.samples, b.words()] for one, b in breaches],
+        header=("version", "status", "breaks", "samples", "what they say"),
+    )
+    if not breaches:
+        lines = [f"Nothing breaks now: {', '.join(one.version for one in report.versions)}."]
+    for one in report.versions:
+        if one.first_expiry:
+            lines.append(
+                f"{one.version}: {len(one.expiring):,} samples will expire within {report.within} days, the first on "
+                f"{one.first_expiry:%Y-%m-%d}."
+            )
+    if report.models:
+        rows = [
+            [
+                m.model + (" (production)" if m.production else ""),
+                m.version,
+                sum(m.broken.values()),
+                sum(m.expiring.values()),
+            ]
+            for m in report.models
+        ]
+        header = ("model", "trained on", "samples that break", "that will expire")
+        lines += ["", "Models that learned from such samples:", *table(rows, header=header)]
+    looked = f"{sum(one.samples for one in report.versions):,} samples of {len(report.versions):,} versions"
+    lines += [
+        "",
+        f"Worked out from {looked} and {report.models_looked_at:,} models, by the policy {report.policy} "
+        f"({report.digest[:12]}: {', '.join(report.rules)}), at {report.time:%Y-%m-%d %H:%M} UTC.",
+    ]
+    return lines

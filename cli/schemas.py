@@ -98,7 +98,7 @@ def migrate(
     if moved.relabel:
         condition = "attributes LIKE '%\"relabel\"%'"
         lines.append(f"{len(moved.relabel):,} annotations must be decided by a person; find them with:")
-        lines.append(f'  dsops sql "SELECT annotation_id FROM annotations WHERE {condition}"')  # noqa: S608
+        lines.append(f'  dsops query "SELECT annotation_id FROM annotations WHERE {condition}"')  # noqa: S608
     session.emit(answer, lines)
 
 

@@ -1,4 +1,4 @@
-"""Commands about versions: log, show, diff, merge, branch, verify, gc, sql."""
+"""Commands about versions: log, show, diff, merge, branch, verify, gc."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Branch = Annotated[str, typer.Option("--branch", "-b", help="The branch to work 
 
 
 def register(app: typer.Typer) -> None:
-    for function in (log, show, diff, merge, branch, verify, gc, sql):
+    for function in (log, show, diff, merge, branch, verify, gc):
         command(app)(function)
 
 
@@ -243,23 +243,3 @@ def gc(
         {"removed": found.keys, "bytes": found.bytes, "dry_run": dry_run},
         f"{verb} {len(found.keys)} objects, {found.bytes:,} bytes.",
     )
-
-
-def sql(
-    session: Session,
-    query: Annotated[str, typer.Argument(help="A SELECT over the tables samples and annotations (DuckDB).")],
-    version: Annotated[str, typer.Option("--version", "-v", help="The version to ask.")] = "main",
-    out: Annotated[Path | None, typer.Option(help="Write the answer to a .csv, .json or .parquet file.")] = None,
-) -> None:
-    """Ask a version with SQL, read-only."""
-    from datasetops.cli.files import write_table
-
-    answer = session.repository.version(version).sql_arrow(query)
-    if out:
-        write_table(answer, out)
-        session.say(f"Wrote {len(answer):,} rows to {out}")
-    rows = answer.slice(0, 100).to_pylist() if not session.as_json else answer.to_pylist()
-    lines = table((list(row.values()) for row in rows), header=answer.column_names)
-    if len(answer) > len(rows):
-        lines.append(f"… {len(answer) - len(rows):,} more rows; --out FILE writes them all")
-    session.emit(rows, lines if not out else ())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,9 +44,14 @@ def export(
     format: str,
     copy_media: bool = True,
     where: str | None = None,
+    rights: Mapping[str, Any] | None = None,
     progress: Progress = no_progress,
 ) -> ExportResult:
-    """Write a version in a format into a new or empty folder; `where` is a SQL condition as in `Version.where`."""
+    """Write a version in a format into a new or empty folder; `where` is a SQL condition as in `Version.where`.
+
+    `rights` is what the event keeps of them, from datasetops.gate.rights.clear_for_export, which refuses where they are
+    broken.
+    """
     writer = load_format(format)
     _refuse_filled(out)
     samples, annotations = version.table("samples"), version.labels()
@@ -68,7 +73,7 @@ def export(
     result = ExportResult(
         version.name, str(out), writer.name, report.files, len(samples), len(annotations), list(report.lost)
     )
-    _record(repository, "export", version, {"format": writer.name, "path": str(out), "where": where})
+    _record(repository, "export", version, {"format": writer.name, "path": str(out), "where": where, **(rights or {})})
     return result
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasetops.manifest import Version
-from datasetops.records import canonical_json, sha256_hex
+from datasetops.records import canonical_json, one_array, sha256_hex
 from datasetops.store.media import Media
 
 _ID_DIGITS = 24  # hex digits of the SHA-256: no collision to be expected among 10^12 images
@@ -68,8 +68,8 @@ class Known:
         if not any(wanted):
             return [None] * len(wanted)
         table = self.version.table("samples", ["sample_id", "uri"]).combine_chunks()
-        rows = pc.index_in(pa.array(wanted, pa.string()), _flat(table["uri"]), skip_nulls=True)
-        found: list[str | None] = _flat(table["sample_id"]).take(rows).to_pylist()
+        rows = pc.index_in(pa.array(wanted, pa.string()), one_array(table["uri"]), skip_nulls=True)
+        found: list[str | None] = one_array(table["sample_id"]).take(rows).to_pylist()
         return found
 
     def annotations(self, ids: Sequence[str | None]) -> dict[str, tuple[str, str]]:
@@ -77,11 +77,6 @@ class Known:
         keys = pa.array(sorted({item for item in ids if item is not None}), pa.string())
         rows = self.version.state("annotations").rows(keys, ["annotation_id", "sample_id", "kind"])
         return {row["annotation_id"]: (row["sample_id"], row["kind"]) for row in rows.to_pylist()}
-
-
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
 
 
 def match_regions(new: pd.DataFrame, old: pd.DataFrame) -> list[int]:

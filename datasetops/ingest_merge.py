@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from datasetops.identity import match_regions, region_name
 from datasetops.manifest import Repository, Version
 from datasetops.manifest.commit import get_commit
-from datasetops.records import ANNOTATIONS, SAMPLES, Finding, canonical_json
+from datasetops.records import ANNOTATIONS, SAMPLES, Finding, canonical_json, one_array
 
 VALUES = ("kind", "label", "x1", "y1", "x2", "y2", "geometry", "text", "attributes")
 _MAKERS = ("actor", "model", "score", "derived_from")
@@ -77,12 +77,12 @@ def merged_samples(rows: pa.Table, head: Version | None) -> pa.Table:
     """
     if head is None:
         return rows
-    old = head.state("samples").rows(_flat(rows["sample_id"]))
-    at = pc.index_in(_flat(rows["sample_id"]), _flat(old["sample_id"]))
+    old = head.state("samples").rows(one_array(rows["sample_id"]))
+    at = pc.index_in(one_array(rows["sample_id"]), one_array(old["sample_id"]))
     for name in SAMPLES.names[1:]:
-        new, before = _flat(rows[name]), _flat(old[name]).cast(rows.schema.field(name).type).take(at)
+        new, before = one_array(rows[name]), one_array(old[name]).cast(rows.schema.field(name).type).take(at)
         if name == "uri":
-            stays = pc.and_(_flat(rows["media"]).is_null(), before.is_valid())
+            stays = pc.and_(one_array(rows["media"]).is_null(), before.is_valid())
             value = pc.if_else(stays, before, new)
         elif name == "metadata":
             value = _merged_objects(new, before)
@@ -119,7 +119,7 @@ def settle(
     `overrule` the source's word counts over everybody's, whatever it said before.
     """
     votes = existing.filter(existing["role"].is_valid())["annotation_id"]
-    rows = rows.filter(pc.invert(pc.is_in(rows["annotation_id"], _flat(votes))))
+    rows = rows.filter(pc.invert(pc.is_in(rows["annotation_id"], one_array(votes))))
     labels = existing.filter(existing["role"].is_null())
     ours = _aligned(labels, rows)
     there = _mask(ours["annotation_id"].is_valid())
@@ -183,15 +183,17 @@ def _removals(
     """
     classes = rows.filter(pc.equal(rows["kind"], "classification"))
     is_class = pc.equal(labels["kind"], "classification")
-    replaced = pc.is_in(labels["sample_id"], _flat(classes["sample_id"]))
+    replaced = pc.is_in(labels["sample_id"], one_array(classes["sample_id"]))
     wanted = pc.and_(
-        pc.and_(pc.equal(labels["source"], "import"), pc.is_in(labels["kind"], pc.unique(_flat(rows["kind"])))),
+        pc.and_(pc.equal(labels["source"], "import"), pc.is_in(labels["kind"], pc.unique(one_array(rows["kind"])))),
         pc.and_(pc.or_(pc.invert(is_class), replaced), pc.invert(pc.is_in(labels["sample_id"], _strings(held)))),
     )
-    absent = labels.filter(pc.and_(wanted, pc.invert(pc.is_in(labels["annotation_id"], _flat(rows["annotation_id"])))))
+    absent = labels.filter(
+        pc.and_(wanted, pc.invert(pc.is_in(labels["annotation_id"], one_array(rows["annotation_id"]))))
+    )
     ids: list[str] = absent["annotation_id"].to_pylist()
     if base is None:
-        asked = _mask(pc.is_in(absent["actor"], pc.unique(_flat(classes["actor"]))))
+        asked = _mask(pc.is_in(absent["actor"], pc.unique(one_array(classes["actor"]))))
         goes = asked | ~_mask(pc.equal(absent["kind"], "classification"))
         return _chosen(ids, goes), _chosen(ids, ~goes), []
     before = _aligned(base.labels, absent)
@@ -215,7 +217,7 @@ def _with_makers(stated: pa.Table, ours: pa.Table, same: Mask) -> pa.Table:
     unchanged = pa.array(same)
     for name in ("source", *_MAKERS):
         nobody = pa.scalar(None, ANNOTATIONS.field(name).type)
-        value = pc.coalesce(_flat(stated[name]), pc.if_else(unchanged, _flat(ours[name]), nobody))
+        value = pc.coalesce(one_array(stated[name]), pc.if_else(unchanged, one_array(ours[name]), nobody))
         if name == "source":
             value = pc.fill_null(value, "import")
         stated = stated.set_column(stated.column_names.index(name), ANNOTATIONS.field(name), value)
@@ -305,21 +307,23 @@ def digests(rows: pa.Table) -> list[str]:
 def _overlaid(rows: pa.Table, below: pa.Table, where: Mask) -> pa.Table:
     """`rows` with the values of `below` in cells that are null, in the rows of `where`."""
     for name in ("kind", *VALUES[1:]):
-        value = pc.if_else(pa.array(where), pc.coalesce(_flat(rows[name]), _flat(below[name])), _flat(rows[name]))
+        value = pc.if_else(
+            pa.array(where), pc.coalesce(one_array(rows[name]), one_array(below[name])), one_array(rows[name])
+        )
         rows = rows.set_column(rows.column_names.index(name), ANNOTATIONS.field(name), value)
     return rows
 
 
 def _aligned(table: pa.Table, rows: pa.Table) -> pa.Table:
     """The row of `table` for the annotation of each of `rows`, null where there is none."""
-    at = pc.index_in(_flat(rows["annotation_id"]), _flat(table["annotation_id"]))
+    at = pc.index_in(one_array(rows["annotation_id"]), one_array(table["annotation_id"]))
     return table.take(at)
 
 
 def _same(a: pa.Table, b: pa.Table) -> Mask:
     same = np.ones(len(a), dtype=bool)
     for name in VALUES:
-        x, y = _flat(a[name]), _flat(b[name])
+        x, y = one_array(a[name]), one_array(b[name])
         equal = pc.or_(pc.fill_null(pc.equal(x, y), False), pc.and_(x.is_null(), y.is_null()))
         same &= _mask(equal)
     return same
@@ -331,9 +335,3 @@ def _mask(array: pa.Array | pa.ChunkedArray) -> Mask:
 
 def _strings(values: Collection[str]) -> pa.Array:
     return pa.array(list(values), pa.string())
-
-
-def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if isinstance(column, pa.Array):
-        return column
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -94,8 +94,10 @@ class Entry:
 class Ledger:
     """The log of one repository."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, sign: Callable[[Event], Event] | None = None) -> None:
+        """`sign` gives an event with its signature, where it is one that is signed."""
         self._store = store
+        self._sign = sign
         self._known: dict[int, Entry] = {}  # entries never change
 
     def tail(self) -> Entry | None:
@@ -143,6 +145,8 @@ class Ledger:
 
         `heads` replaces the branches (making or deleting one). Raises ConflictError if another writer was first.
         """
+        if self._sign is not None:
+            event = self._sign(event)
         before = after.state if after else State()
         state = before
         version_name = None

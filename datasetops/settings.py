@@ -29,6 +29,9 @@ class Settings(BaseModel):
     engine: str = Field(default="local", description="what models run on: local, ray")
     ray_address: str | None = Field(default=None, description="of the Ray cluster; this machine unless told")
     ray_gpus: float = Field(default=0.0, ge=0, description="GPUs of each worker on Ray; a half is 0.5")
+    key: Path | None = Field(
+        default=None, description="file with the private key that signs decisions (dsops keys make)"
+    )
     tracker: str = Field(default="none", description="who is told of trainings and evaluations: none, mlflow, wandb")
     tracker_uri: str | None = Field(default=None, description="where the tracker keeps them, without user and password")
 

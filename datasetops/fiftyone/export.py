@@ -73,13 +73,15 @@ def export_to_fiftyone(
     database: str | None = None,
     where: str | None = None,
     overrule: bool = False,
+    rights: Mapping[str, Any] | None = None,
     progress: Progress = no_progress,
 ) -> FiftyOneResult:
     """Make a dataset in FiftyOne like a version, or bring it up to date; `where` is a SQL condition as in `Version.where`.
 
     Labels that were changed in FiftyOne since the last export stay as they are there unless `overrule` is given; tags,
-    fields and samples of others stay in any case. Raises MissingDependencyError, StoreError where no database answers,
-    ConflictError where the dataset was made by others, from another repository or with another `where`.
+    fields and samples of others stay in any case. `rights` as in datasetops.export. Raises MissingDependencyError,
+    StoreError where no database answers, ConflictError where the dataset was made by others, from another repository or
+    with another `where`.
     """
     with quietly():
         fiftyone = connect(database)
@@ -95,7 +97,13 @@ def export_to_fiftyone(
             remedy = "Look after the database, then run the same command again: it goes on where it was."
             raise StoreError(f"The database of FiftyOne failed: {reason}", remedy=remedy) from None
     result.database = shown_address(fiftyone.config.database_uri)
-    parameters = {"format": "fiftyone", "path": target.name, "database": result.database, "where": where}
+    parameters = {
+        "format": "fiftyone",
+        "path": target.name,
+        "database": result.database,
+        "where": where,
+        **(rights or {}),
+    }
     outputs = {"samples": result.samples, "labels": result.labels}
     inputs = {"version": version.name, "audit": result.audit}
     repository.ledger.record(Event("export", repository.settings.actor, inputs, outputs, parameters))

@@ -64,6 +64,14 @@ class ExpiryRule(Record):
     days: Annotated[int, Field(ge=0)] = 0
 
 
+class ResidencyRule(Record):
+    """Every sample says where it may be kept, and it is one of `allowed`. `key`: a column of samples or a key of their
+    metadata."""
+
+    key: Name = "residency"
+    allowed: Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
 class SplitRule(Record):
     """These splits are as they were in the last accepted version, unless their change was given a reason (--unseal)."""
 
@@ -103,10 +111,16 @@ class Policy(Rules):
     license: RightsRule | None = None
     consent: RightsRule | None = None
     expiry: ExpiryRule | None = None
+    residency: ResidencyRule | None = None
     guide: bool = False
     test_split: SplitRule | None = None
     reviewer_is_not_author: bool = False
     migrations_finished: bool = False
+
+    def canonical_bytes(self) -> bytes:
+        """Without a residency that is not asked for, as in policies from before there was one: their digests stay."""
+        raw = self.model_dump(mode="json", by_alias=True)
+        return canonical_json({name: value for name, value in raw.items() if name != "residency" or value is not None})
 
 
 def load_policy(source: str | Path) -> Policy:

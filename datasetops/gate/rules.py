@@ -16,6 +16,7 @@ from datasetops.audits.decisions import decisions, open_findings
 from datasetops.audits.record import AuditRecord, latest_audit
 from datasetops.errors import NotFoundError
 from datasetops.gate.policy import Policy, QaRule, RightsRule
+from datasetops.gate.rights import residencies, rights_columns
 from datasetops.gate.status import last_accepted, since
 from datasetops.manifest import Repository, Version
 from datasetops.manifest.diff import changed_in_splits
@@ -188,6 +189,19 @@ def expiry(case: Case) -> RuleResult:
     )
 
 
+def residency(case: Case) -> RuleResult:
+    rule = case.policy.residency
+    if rule is None:
+        return RuleResult("residency", True, "not asked for")
+    values = residencies(case.version.table("samples", rights_columns(case.policy)), rule.key)
+    refused = values.filter(pc.invert(pc.is_in(values, pa.array(rule.allowed, pa.string()))))
+    told = f"every sample may be kept where it is: {_some(pc.unique(values))}"
+    if len(refused):
+        told = f"{len(refused):,} samples have no {rule.key} that is allowed: {_some(pc.unique(pc.fill_null(refused, 'none')))}"
+    remedy = f"Keep them elsewhere and dsops remove them, or ingest them with a {rule.key}."
+    return RuleResult("residency", not len(refused), told, remedy, {"refused": len(refused)})
+
+
 def guide(case: Case) -> RuleResult:
     if case.version.guide is None:
         return RuleResult("guide", False, "there is no labeling guide", "Set one with: dsops guide set FILE")
@@ -326,6 +340,7 @@ RULES: Final[Mapping[str, Callable[[Case], RuleResult]]] = {
     "license": lambda case: _named_rights(case, "license", case.policy.license),
     "consent": lambda case: _named_rights(case, "consent", case.policy.consent),
     "expiry": expiry,
+    "residency": residency,
     "guide": guide,
     "test_split": test_split,
     "reviewer_is_not_author": reviewer_is_not_author,

@@ -9,10 +9,7 @@ from datasetops.errors import RejectedError
 from datasetops.manifest.change import TableChange
 from datasetops.manifest.encoding import DELETE
 from datasetops.manifest.table import Changes, TableState
-
-
-def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+from datasetops.records import one_array
 
 
 def with_orphans(wanted: dict[str, TableChange], annotations: TableState) -> TableChange:
@@ -21,13 +18,13 @@ def with_orphans(wanted: dict[str, TableChange], annotations: TableState) -> Tab
     if not len(wanted["samples"].removals):
         return change
     owners = annotations.read(["annotation_id", "sample_id"])
-    orphans = flat(owners.filter(pc.is_in(owners["sample_id"], wanted["samples"].removals))["annotation_id"])
+    orphans = one_array(owners.filter(pc.is_in(owners["sample_id"], wanted["samples"].removals))["annotation_id"])
     return TableChange(change.upserts, pc.unique(pa.concat_arrays([change.removals, orphans])))
 
 
 def check_references(wanted: dict[str, TableChange], samples: TableState) -> None:
     owners = pc.unique(wanted["annotations"].upserts["sample_id"])
-    unknown = owners.filter(pc.invert(pc.is_in(owners, flat(wanted["samples"].upserts["sample_id"]))))
+    unknown = owners.filter(pc.invert(pc.is_in(owners, one_array(wanted["samples"].upserts["sample_id"]))))
     missing = unknown.filter(pa.array(~samples.contains(unknown))).to_pylist()
     gone = owners.filter(pc.is_in(owners, wanted["samples"].removals)).to_pylist()
     if missing or gone:

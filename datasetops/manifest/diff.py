@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from datasetops.manifest.segment import segment_schema
 from datasetops.manifest.table import TableState, squash
-from datasetops.records import TABLES
+from datasetops.records import TABLES, one_array
 
 if TYPE_CHECKING:
     from datasetops.manifest.version import Version
@@ -179,11 +179,7 @@ def _compare(old: pa.Table, new: pa.Table, key: str) -> tuple[pa.Array, pa.Array
     before = old["_salt"].take(at.drop_null())
     differs = pc.not_equal(common["_salt"], before)
     changed = common[key].filter(differs).combine_chunks()
-    return _array(added), _array(removed), _array(changed)
-
-
-def _array(keys: Any) -> pa.Array:
-    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+    return one_array(added), one_array(removed), one_array(changed)
 
 
 def _slice_columns(key: str) -> list[str]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.records import PROVENANCE_COLUMNS
+from datasetops.records import PROVENANCE_COLUMNS, one_array
 
 SALT_BYTES: Final = 16
 INSERT, UPDATE, DELETE = 1, 2, 3
@@ -39,8 +39,8 @@ def encode_rows(table: pa.Table) -> EncodedRows:
     early = [name for name in table.column_names if name not in PROVENANCE_COLUMNS]
     for start in range(0, table.num_rows, _BLOCK):
         block = table.slice(start, _BLOCK)
-        content += _join([_as_array(block[name]) for name in early], early)
-        provenance += _join([_as_array(block[name]) for name in late], late) if late else [b""] * block.num_rows
+        content += _join([one_array(block[name]) for name in early], early)
+        provenance += _join([one_array(block[name]) for name in late], late) if late else [b""] * block.num_rows
     return EncodedRows(content, provenance)
 
 
@@ -65,10 +65,6 @@ def segment_identity(table_name: str, columns: list[str], digests: list[bytes]) 
     """Hex SHA-256 of a header that names the table and its columns, and the row digests in key order."""
     header = f"dsops-segment-1\n{table_name}\n{','.join(columns)}\n".encode()
     return sha256(header + b"".join(digests)).hexdigest()
-
-
-def _as_array(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _join(arrays: list[pa.Array], names: list[str]) -> list[bytes]:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from datasetops.errors import ConflictError, DamagedError, NotFoundError, did_you_mean
 from datasetops.ledger import Entry, Event, Ledger
 from datasetops.manifest.change import Change, TableChange, normalise
-from datasetops.manifest.checks import check_references, flat, refuse_sealed, with_orphans
+from datasetops.manifest.checks import check_references, refuse_sealed, with_orphans
 from datasetops.manifest.commit import Commit, get_commit, get_object, put_object
 from datasetops.manifest.diff import changed_keys
 from datasetops.manifest.encoding import DELETE, INSERT, UPDATE
@@ -27,8 +27,9 @@ from datasetops.manifest.erasing import erased_counts
 from datasetops.manifest.segment import Segment, SegmentInfo, digests_of, write_segment
 from datasetops.manifest.table import Changes, TableState
 from datasetops.manifest.version import Version
-from datasetops.records import KEYS, TABLES, canonical_json, sha256_hex
+from datasetops.records import KEYS, TABLES, canonical_json, one_array, sha256_hex
 from datasetops.settings import FILE_NAME, Settings, load_settings
+from datasetops.signing import signer
 from datasetops.store import KeyExistsError, Store, open_store
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Repository:
         self.store = store
         self.settings = settings
         self.root = root  # the working folder; relative media paths start here
-        self.ledger = Ledger(store)
+        self.ledger = Ledger(store, signer(settings.key))
         self._segments: dict[str, Segment] = {}
 
     @classmethod
@@ -288,9 +289,9 @@ class Repository:
         """Raise ConflictError if somebody changed one of the same rows between two versions."""
         for name, change in wanted.items():
             theirs = changed_keys(expected.state(name), head.state(name))
-            mine = pa.concat_arrays([flat(change.upserts[KEYS[name]]), change.removals])
+            mine = pa.concat_arrays([one_array(change.upserts[KEYS[name]]), change.removals])
             if name == "samples":  # a sample that one's new annotations stand on must not have gone meanwhile
-                mine = pa.concat_arrays([mine, flat(wanted["annotations"].upserts["sample_id"])])
+                mine = pa.concat_arrays([mine, one_array(wanted["annotations"].upserts["sample_id"])])
             both = pc.unique(mine.filter(pc.is_in(mine, theirs))).to_pylist()
             if both:
                 shown = ", ".join(sorted(both)[:5]) + (", …" if len(both) > 5 else "")

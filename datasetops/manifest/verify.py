@@ -17,6 +17,7 @@ from datasetops.manifest.repository import Repository, ref_of
 from datasetops.manifest.segment import SegmentInfo, check_segment, segment_key
 from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json, sha256_hex
+from datasetops.signing import check_signatures, signature_of
 from datasetops.store.media import Media
 
 _NAMED = {
@@ -62,6 +63,7 @@ def verify(
         damage += _check_named_objects(repository, progress)
         damage += _check_files(repository)
         damage += _check_erasures(repository)
+        damage += _check_signatures(repository)
     wanted = None if versions is None else set(versions)
     commits: dict[str, str] = {}
     for entry in repository.ledger.backwards():
@@ -152,6 +154,15 @@ def _check_erasures(repository: Repository) -> Iterator[Damage]:
         yield Damage(key, "an erasure was interrupted; finish it: dsops erase --resume", "rows to erase")
     if erased_counts(store) and not told:
         yield Damage("erasures/segments.json", "no erasure in the ledger took rows out", "erased rows")
+
+
+def _check_signatures(repository: Repository) -> Iterator[Damage]:
+    entries = list(repository.ledger.backwards())[::-1]
+    if any(signature_of(entry.event) for entry in entries):
+        places = {f"ledger/{entry.number:012d}.json": entry.number for entry in entries}
+        rewritten = [places[key] for key in replaced_objects(repository.store) if key in places]
+        for number, problem in check_signatures(entries, rewritten):
+            yield Damage(f"ledger/{number:012d}.json", problem, "a signed decision")
 
 
 def _check_media(repository: Repository, names: list[str], progress: Progress) -> Iterator[Damage]:

@@ -22,7 +22,7 @@ from datasetops.preannotate.measure import KINDS, judge, people_said
 from datasetops.preannotate.predictions import ModelInfo, PredictionStore, stored_models
 from datasetops.preannotate.rows import Owners, RowRules, rows_of
 from datasetops.preannotate.stored import mapping_of
-from datasetops.records import ANNOTATIONS, canonical_json, sha256_hex
+from datasetops.records import ANNOTATIONS, canonical_json, one_array, sha256_hex
 
 PEOPLE: Final = "people"
 _FOLDER: Final = "predictions/disagreement/"
@@ -94,7 +94,7 @@ def keep_disagreement(
         raise ValueError(f"kind: expected {' or '.join(KINDS)}; got {kind!r}")
     samples = version.table("samples", ["sample_id", "sha256"])
     said, _ = people_said(version, samples, kind)
-    voices = [Voice(PEOPLE, said, pc.unique(_flat(said["sample_id"])))] if len(said) else []
+    voices = [Voice(PEOPLE, said, pc.unique(one_array(said["sample_id"])))] if len(said) else []
     for model in stored_models(repository):
         file = (mappings or {}).get(model.digest)
         if kind in model.kinds and (voice := _stored_voice(repository, version, model, kind, samples, file)):
@@ -183,15 +183,10 @@ def _sure(rows: pa.Table) -> pa.Table:
 
 
 def _counts(rows: pa.Table, both: pa.Array) -> npt.NDArray[np.int64]:
-    return np.bincount(pc.index_in(_flat(rows["sample_id"]), both).to_numpy(), minlength=len(both)).astype(np.int64)
+    return np.bincount(pc.index_in(one_array(rows["sample_id"]), both).to_numpy(), minlength=len(both)).astype(np.int64)
 
 
 def _words(rows: pa.Table, both: pa.Array) -> pa.Array:
     frame = rows.select(["sample_id", "label"]).to_pandas().sort_values(["sample_id", "label"])
     words: Mapping[Any, str] = frame.groupby("sample_id")["label"].agg(", ".join).to_dict() if len(frame) else {}
     return pa.array([words.get(name, "") for name in both.to_pylist()], pa.string())
-
-
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array

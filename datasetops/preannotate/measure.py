@@ -26,6 +26,7 @@ from datasetops.preannotate.thresholds import (
     Share,
     share,
 )
+from datasetops.records import one_array
 
 KINDS: Final = ("classification", "box")  # whose predictions are right or wrong; shapes and texts are so by degrees
 SAME_BOX: Final = 0.5  # intersection over union from which two boxes mark one thing, as in PASCAL VOC
@@ -92,8 +93,8 @@ def people_said(version: Version, samples: pa.Table, kind: str) -> tuple[pa.Tabl
     where the schema allows one.
     """
     about = version.table("samples", ["sample_id", "sha256", "split", "group"])
-    about = about.filter(pc.is_in(about["sample_id"], _flat(samples["sample_id"])))
-    place = pc.index_in(_flat(samples["sample_id"]), _flat(about["sample_id"]))
+    about = about.filter(pc.is_in(about["sample_id"], one_array(samples["sample_id"])))
+    place = pc.index_in(one_array(samples["sample_id"]), one_array(about["sample_id"]))
     frame = about.take(place).to_pandas()
     allowed = pa.array(frame["sample_id"][~frame["split"].isin(list(version.commit.sealed))], pa.string())
     rows = version.labels(["sample_id", "kind", "label", "source", *_CORNERS])
@@ -124,10 +125,10 @@ def judge(
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected {' or '.join(KINDS)}, which are right or wrong; got {kind!r}")
-    ids = _flat(samples["sample_id"])
+    ids = one_array(samples["sample_id"])
     if "kind" in predicted.column_names:
         predicted = predicted.filter(pc.equal(predicted["kind"], kind))
-    labeled = _flat(said["sample_id"])
+    labeled = one_array(said["sample_id"])
     predicted = predicted.filter(
         pc.and_(pc.is_in(predicted["sample_id"], labeled), pc.is_in(predicted["sample_id"], ids))
     )
@@ -216,16 +217,9 @@ def worth(groups: Ints) -> int:
 
 def _sorted(rows: pa.Table, ids: pa.Array) -> pd.DataFrame:
     """Rows by the place `at` of their sample."""
-    at = pc.index_in(_flat(rows["sample_id"]), ids)
+    at = pc.index_in(one_array(rows["sample_id"]), ids)
     wanted = [name for name in ("label", "score", *_CORNERS) if name in rows.column_names]
     frame = rows.select(wanted).to_pandas()
     frame["at"] = at.to_numpy(zero_copy_only=False)
     ordered: pd.DataFrame = frame.sort_values("at", kind="stable", ignore_index=True)
     return ordered
-
-
-def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    if isinstance(column, pa.Array):
-        return column
-    array = column.combine_chunks()
-    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array

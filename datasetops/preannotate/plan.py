@@ -16,7 +16,7 @@ from datasetops.manifest import Version
 from datasetops.manifest.version import value_counts
 from datasetops.preannotate.human import BY_PEOPLE
 from datasetops.preannotate.rows import RowRules
-from datasetops.records import ANNOTATIONS, PROVENANCE_COLUMNS
+from datasetops.records import ANNOTATIONS, PROVENANCE_COLUMNS, one_array
 
 _CLASS: Final = "classification"
 
@@ -70,7 +70,7 @@ def choose(
         table = table.filter(pc.is_in(table["sample_id"], pa.array(version.where(where), pa.string())))
     if head.digest != version.digest:
         now = head.table("samples", ["sample_id", "sha256"])
-        image = now["sha256"].take(pc.index_in(_flat(table["sample_id"]), _flat(now["sample_id"])))
+        image = now["sha256"].take(pc.index_in(one_array(table["sample_id"]), one_array(now["sample_id"])))
         table = table.filter(pc.fill_null(pc.equal(table["sha256"], image), False))
     selected = len(table)
     table = table.filter(pc.is_valid(table["sha256"]))
@@ -86,7 +86,7 @@ def labeled_by_people(version: Version, kinds: Sequence[str]) -> dict[str, pa.Ar
     """By kind the samples that have an annotation of it which counts and which people gave or brought along."""
     rows = version.labels(["sample_id", "kind", "source"])
     rows = rows.filter(pc.is_in(rows["source"], pa.array(BY_PEOPLE)))
-    return {kind: pc.unique(_flat(rows.filter(pc.equal(rows["kind"], kind))["sample_id"])) for kind in kinds}
+    return {kind: pc.unique(one_array(rows.filter(pc.equal(rows["kind"], kind))["sample_id"])) for kind in kinds}
 
 
 def plan(head: Version, new: pa.Table, answered: pa.Array, rules: RowRules) -> Plan:
@@ -110,12 +110,12 @@ def plan(head: Version, new: pa.Table, answered: pa.Array, rules: RowRules) -> P
     kept_as_is = (touched & ~mine) | (one_class & ~written)
     closed = {
         kind: pa.concat_arrays(
-            [by_people[kind], _flat(rows.filter(pa.array(_kind(rows, kind) & kept_as_is))["sample_id"])]
+            [by_people[kind], one_array(rows.filter(pa.array(_kind(rows, kind) & kept_as_is))["sample_id"])]
         )
         for kind in rules.kinds
     }
     open_new = _open(new, closed)
-    stay = _isin(new["annotation_id"], _flat(rows.filter(pa.array(touched & mine))["annotation_id"]))
+    stay = _isin(new["annotation_id"], one_array(rows.filter(pa.array(touched & mine))["annotation_id"]))
     new = new.filter(pa.array(open_new & ~stay))
     in_reach = np.zeros(len(rows), bool)
     for kind in rules.kinds:
@@ -123,10 +123,10 @@ def plan(head: Version, new: pa.Table, answered: pa.Array, rules: RowRules) -> P
         others = _isin(rows["label"], pa.array(asked, pa.string()))
         own = _isin(rows["label"], pa.array(rules.asked)) if rules.asked else np.ones(len(rows), bool)
         in_reach |= _kind(rows, kind) & np.where(mine, own, others)
-    again = _isin(rows["sample_id"], _flat(new.filter(pc.equal(new["kind"], _CLASS))["sample_id"]))
+    again = _isin(rows["sample_id"], one_array(new.filter(pc.equal(new["kind"], _CLASS))["sample_id"]))
     stale = written & (in_reach | (one_class & ~mine & again)) & _open(rows, closed)
-    stale &= ~_isin(rows["annotation_id"], _flat(new["annotation_id"]))
-    remove = _flat(rows.filter(pa.array(stale))["annotation_id"]).to_pylist()
+    stale &= ~_isin(rows["annotation_id"], one_array(new["annotation_id"]))
+    remove = one_array(rows.filter(pa.array(stale))["annotation_id"]).to_pylist()
     stayed = pc.count_distinct(rows.filter(pa.array(touched))["sample_id"]).as_py()
     return Plan(changed_rows(head, new), tuple(remove), stayed, value_counts(new["label"]))
 
@@ -138,10 +138,10 @@ def _written_by_models(rows: pa.Table) -> tuple[npt.NDArray[np.bool_], npt.NDArr
     for text in answers.to_pylist():
         told = json.loads(text) if text else {}
         events.append(told.get("event") if "digest" in told else None)
-    place = pc.index_in(_flat(rows["answer"]), answers)
+    place = pc.index_in(one_array(rows["answer"]), answers)
     event = pa.array(events, pa.string()).take(place)
     ours = pc.and_(event.is_valid(), pc.equal(rows["source"], "model")).to_numpy(zero_copy_only=False)
-    same = pc.fill_null(pc.equal(event, _flat(rows["event_id"])), False).to_numpy(zero_copy_only=False)
+    same = pc.fill_null(pc.equal(event, one_array(rows["event_id"])), False).to_numpy(zero_copy_only=False)
     return ours & same, ours & ~same
 
 
@@ -155,12 +155,12 @@ def _open(rows: pa.Table, closed: dict[str, pa.Array]) -> npt.NDArray[np.bool_]:
 
 def changed_rows(head: Version, new: pa.Table) -> pa.Table:
     """Those of the rows that the version does not have like this."""
-    old = head.state("annotations").rows(_flat(new["annotation_id"]))
-    place = pc.index_in(_flat(new["annotation_id"]), _flat(old["annotation_id"]))
+    old = head.state("annotations").rows(one_array(new["annotation_id"]))
+    place = pc.index_in(one_array(new["annotation_id"]), one_array(old["annotation_id"]))
     same = place.is_valid().to_numpy(zero_copy_only=False)
     for field in ANNOTATIONS:
         if field.name not in PROVENANCE_COLUMNS:
-            before, now = _flat(old[field.name]).take(place), _flat(new[field.name])
+            before, now = one_array(old[field.name]).take(place), one_array(new[field.name])
             equal = pc.fill_null(pc.equal(before, now), False)
             both_null = pc.and_(before.is_null(), now.is_null())
             same &= pc.or_(equal, both_null).to_numpy(zero_copy_only=False)
@@ -173,10 +173,5 @@ def _kind(rows: pa.Table, kind: str) -> npt.NDArray[np.bool_]:
 
 
 def _isin(column: pa.ChunkedArray, values: pa.Array) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = pc.is_in(_flat(column), values).to_numpy(zero_copy_only=False)
+    found: npt.NDArray[np.bool_] = pc.is_in(one_array(column), values).to_numpy(zero_copy_only=False)
     return found
-
-
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array

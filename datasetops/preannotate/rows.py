@@ -17,7 +17,7 @@ from datasetops.labeling.base import ImageSize
 from datasetops.labeling.orientation import mask_to_stored, to_stored
 from datasetops.preannotate.mapping import ClassMapping
 from datasetops.preannotate.predictions import SCORE_PLACES, ModelInfo, Stored
-from datasetops.records import ANNOTATIONS, canonical_json
+from datasetops.records import ANNOTATIONS, canonical_json, one_array
 from datasetops.schema import LabelSchema
 
 # What a row takes to be written unless told otherwise. One class an image: the best, whatever its score, for people
@@ -76,7 +76,7 @@ class Owners:
     def __init__(self, table: pa.Table) -> None:
         keys = np.array(table["key"].to_pylist() or [""], dtype=np.bytes_)[: len(table)]
         order = np.argsort(keys, kind="stable")
-        self._keys, self._samples = keys[order], _flat(table["sample_id"]).take(pa.array(order))
+        self._keys, self._samples = keys[order], one_array(table["sample_id"]).take(pa.array(order))
 
     def of(self, keys: pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.int64]]:
         """Ids of all samples of some distinct keys, and for each the place of its key among these."""
@@ -111,7 +111,7 @@ def _regions(
         rules.threshold(kind, label) if label is not None or (kind == "text" and name is None) else np.inf
         for name, label in zip(names, labels, strict=True)
     ]
-    which = pc.index_in(_flat(found["name"]), pa.array(names, pa.string())).to_numpy().astype(np.int64)
+    which = pc.index_in(one_array(found["name"]), pa.array(names, pa.string())).to_numpy().astype(np.int64)
     scores = found["score"].to_numpy()
     keep = scores >= np.array([*least, np.inf])[which]
     found, which = found.filter(pa.array(keep)), which[keep]
@@ -301,8 +301,3 @@ def _answer(rules: RowRules, name: str | None) -> str:
     """What `annotations.answer` says of a row: the model's digest and own name for it, and the event that wrote it."""
     told = {"digest": rules.model.digest, "event": rules.event_id} | ({} if name is None else {"name": name})
     return canonical_json(told).decode()
-
-
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array

@@ -50,10 +50,10 @@ def history(repository: Repository, version: Version, sample_id: str, rows: Rows
         tool = _tool(repository, step)
         told += _changes(step, tool, {name: pending.pop(name) for name in mine}, before)
         for name in lost:
-            told.append(_entry(step, step.commit.author, "", [before[name]], f"{_thing(before[name])} removed", tool))
+            told.append(_entry(step, step.commit.author, "", [before[name]], f"{thing(before[name])} removed", tool))
         pending |= before
     told += [
-        _entry(None, row["actor"], row["source"], [row], f"{_thing(row)} made", "") | {"time": _time(row)}
+        _entry(None, row["actor"], row["source"], [row], f"{thing(row)} made", "") | {"time": _time(row)}
         for row in pending.values()
     ]
     return sorted(told, key=lambda entry: str(entry["time"]), reverse=True)
@@ -137,9 +137,9 @@ def _changes(step: Version, tool: str, now: Mapping[str, Row], before: Mapping[s
         if old is None:
             added[row["actor"], row["source"], row["model"]].append(row)
         else:
-            yield _entry(step, row["actor"], row["source"], [row], f"{_thing(old)}: {_difference(old, row)}", tool)
+            yield _entry(step, row["actor"], row["source"], [row], f"{thing(old)}: {difference(old, row)}", tool)
     for (actor, source, _), rows in added.items():
-        counts = Counter(_thing(row) for row in rows)
+        counts = Counter(thing(row) for row in rows)
         things = ", ".join(name if count == 1 else f"{count} × {name}" for name, count in counts.most_common())
         yield _entry(step, actor, source, rows, f"{things} added", tool)
 
@@ -167,13 +167,13 @@ def _tool(repository: Repository, step: Version) -> str:
     return str(event.parameters.get("tool") or event.parameters.get("format") or event.kind)
 
 
-def _thing(row: Row) -> str:
+def thing(row: Row) -> str:
     """In a few words, what an annotation is."""
     name = row["label"] or cut(row["text"] or "", _LONGEST)
     return f"{row['kind']} {name}".strip()
 
 
-def _difference(old: Row, new: Row) -> str:
+def difference(old: Row, new: Row) -> str:
     """In words, how two states of an annotation differ."""
     words = [f"{_shown(old[name])} becomes {_shown(new[name])}" for name in ("label", "text") if old[name] != new[name]]
     if any(old[name] != new[name] for name in _CORNERS):

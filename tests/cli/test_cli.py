@@ -71,7 +71,7 @@ def test_a_first_session(run: Run, tmp_path: Path) -> None:
     assert answer(run("verify", "-C", "set", "--json", "--media")) == {"whole": True, "damaged": []}
     assert run("checkout", "v2", "out", "-C", "set").exit_code == 0
     assert len(list((tmp_path / "out" / "images").rglob("*.png"))) == 20
-    counted = answer(run("sql", "SELECT count(*) AS n FROM samples", "-C", "set", "--json"))
+    counted = answer(run("query", "SELECT count(*) AS n FROM samples", "-C", "set", "--json"))
     assert counted == [{"n": 20}]
 
 
@@ -197,7 +197,7 @@ def test_near_duplicates_stay_together_where_that_is_asked(run: Run, tmp_path: P
     query = (
         "SELECT DISTINCT label, split FROM annotations JOIN samples USING (sample_id) WHERE uri NOT LIKE '%cat/5.jpg'"
     )
-    assert len(answer(run("sql", query, "-C", "set", "--json"))) == 2  # type: ignore[arg-type]
+    assert len(answer(run("query", query, "-C", "set", "--json"))) == 2  # type: ignore[arg-type]
     again = answer(run("split", "train=0.5,test=0.5", "-C", "set", "--branch", "apart", "--look-alikes", "--json"))
     assert again["pairs"] == 25  # type: ignore[index]
     assert again["apart"] > 0  # type: ignore[index]
@@ -237,10 +237,10 @@ def test_a_schema_can_be_started_from_one_that_comes_along(filled: Run, tmp_path
         (("findings", "v1"), 1, "dsops audit v1"),
         (("audit", "v1", "--split", "tset"), 1, "None of its samples has a split yet"),
         (("audit", "v1", "--report", "nowhere/x.html"), 1, "no folder nowhere"),
-        (("sql", "SELECT 1", "--out", "nowhere/q.csv"), 1, "there is no folder nowhere"),
-        (("sql", "SELECT 1", "--out", "nowhere/q.parquet"), 1, "local file 'nowhere/q.parquet'"),
+        (("query", "SELECT 1", "--out", "nowhere/q.csv"), 1, "there is no folder nowhere"),
+        (("query", "SELECT 1", "--out", "nowhere/q.parquet"), 1, "local file 'nowhere/q.parquet'"),
         (("init", "set/dsops.toml", "--schema", "digits"), 1, "is there already, and is no folder"),
-        (("sql", "DROP TABLE samples"), 1, "Only one SELECT"),
+        (("query", "DROP TABLE samples"), 1, "Only one SELECT"),
         (("split", "train=0.9,test=0.9"), 2, "sum to 1"),
         (("split", "train"), 2, "NAME=SHARE"),
         (("ingest", "nowhere"), 1, "nowhere"),

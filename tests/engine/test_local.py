@@ -359,7 +359,8 @@ def test_engines_are_opened_by_name() -> None:
 
 def test_control_c_ends_a_real_run_at_once() -> None:
     code = f"""
-        import sys
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it runs in the background
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from colour_worker import Colour, picture
         from datasetops.engine import Item
@@ -377,6 +378,9 @@ def test_control_c_ends_a_real_run_at_once() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    try:
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert out == "stopped\n"
     assert process.returncode == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,7 +71,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository.commit(Change(remove_annotations=["visit-003/second"]), message="taken back")
     row = {"annotation_id": "visit-007/x", "sample_id": "visit-007", "kind": "classification", "label": "healthy"}
     repository.commit(Change(annotations=[row | {"source": "human"}]), message="other branch", branch="trial")
-    done(root, "audit", "main")
+    done(root, "audit", "main", "--report", str(folder / "audit.html"))
     done(root, "select", "main", "--where", "true", "--strategy", "random", "--n", "30", "--no-spread")
     done(root, "export", "main", str(folder / "out"), "--format", "table")
     return root
@@ -107,6 +109,13 @@ def words_of(repository: Repository) -> list[str]:
     return [*found, "face-003", "face-007", 'ward-3"', "visit-003/second", "visit-007/x"]
 
 
+def standalone(root: Path) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).parents[2] / "docs" / "verify_repository.py"
+    return subprocess.run(
+        [sys.executable, str(script), str(root / ".dsops")], capture_output=True, text=True, check=False
+    )
+
+
 def check_gone(root: Path, words: list[str]) -> None:
     assert list(mentions(root, words)) == []
     repository = Repository.open(root)
@@ -139,10 +148,12 @@ def test_nothing_of_the_items_is_left_and_versions_verify(root: Path, tmp_path: 
     assert [one["version"] for one in proof["exports"]] == ["v3"]
     kept = json.loads(after.store.get(f"erasures/{proof['event_id']}.json"))
     assert kept["digests"] == proof["digests"]
+    whole = standalone(root)
+    assert (whole.returncode, whole.stdout.splitlines()[-1].endswith("whole.")) == (0, True), whole.stdout
     # What is left can be worked with, and looked for in vain.
     row = {"annotation_id": "n", "sample_id": "visit-001", "kind": "classification", "label": "ill", "source": "human"}
     after.commit(Change(annotations=[row]), message="more")
-    done(root, "audit", "main")
+    done(root, "audit", "main", "--report", str(tmp_path / "audit.html"))
     assert len(json.loads(done(root, "rounds", "r1", "--json"))["samples"]) == 30
     with pytest.raises(NotFoundError, match="No version has ever had 1 of these samples, such as 'visit-003'"):
         erase(after, ["visit-003"], "again")
@@ -181,6 +192,18 @@ class Counted:
             raise InterruptedError
         self.left -= 1
         self.function(key, data)
+
+
+@pytest.mark.parametrize("kind", ["segments/samples", "commits", "ledger", "audits"])
+def test_the_verifier_without_dsops_finds_what_was_changed(root: Path, kind: str) -> None:
+    erase(Repository.open(root), SUBJECT, "asked to")
+    file = sorted((root / ".dsops" / kind).rglob("*.parquet" if kind == "segments/samples" else "*.json"))[
+        0 if kind == "audits" else 1
+    ]
+    file.write_bytes(file.read_bytes().replace(b"1", b"2", 1))
+    found = standalone(root)
+    assert found.returncode == 1
+    assert "NOT whole" in found.stdout
 
 
 def test_misuse_is_told(root: Path) -> None:

@@ -240,7 +240,7 @@ def test_acceptance_is_recorded_and_can_be_taken_back(full: Repository) -> None:
 def test_policies(full: Repository, tmp_path: Path) -> None:
     default = current_policy(full)
     assert default.name == "default"
-    assert set(default.rules) == set(RULES) - {"consent"}
+    assert set(default.rules) == set(RULES) - {"consent", "residency"}
     file = tmp_path / "policy.yaml"
     file.write_text("name: ours\nqa: {pass: 0.99}\n")
     set_policy(full, load_policy(file))
