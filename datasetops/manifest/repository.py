@@ -24,7 +24,7 @@ from datasetops.manifest.commit import Commit, get_commit, get_object, put_objec
 from datasetops.manifest.diff import changed_keys
 from datasetops.manifest.encoding import DELETE, INSERT, UPDATE
 from datasetops.manifest.erasing import erased_counts
-from datasetops.manifest.segment import Segment, SegmentInfo, digests_of, write_segment
+from datasetops.manifest.segment import Segment, SegmentInfo, digests_of, segment_key, write_segment
 from datasetops.manifest.table import Changes, TableState
 from datasetops.manifest.version import Version
 from datasetops.records import KEYS, TABLES, canonical_json, one_array, sha256_hex
@@ -387,6 +387,8 @@ class Repository:
         segment = self._segments.get(info.id)
         if segment is None:
             erased = self._erased.get(info.id, 0)
+            if erased and "://" in self.store.url:
+                self.store.digest(segment_key(table, info.id))  # a local copy from before is dropped
             segment = self._segments[info.id] = Segment(self.store, table, info, self.cache, erased)
         return segment
 

@@ -65,6 +65,7 @@ class S3Store:
     def put(self, key: str, data: bytes) -> None:
         with self._talking(key):
             self._client.put_object(Bucket=self.bucket, Key=self._name(key), Body=data)
+        (self._cache / key).unlink(missing_ok=True)
 
     def put_hint(self, key: str, data: bytes) -> None:
         self.put(key, data)

@@ -206,6 +206,25 @@ def test_the_verifier_without_dsops_finds_what_was_changed(root: Path, kind: str
     assert "NOT whole" in found.stdout
 
 
+@pytest.mark.server
+def test_in_a_bucket_other_machines_see_it_too(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments that a machine has read before are read anew."""
+    monkeypatch.setenv("DSOPS_CACHE", str(tmp_path / "here"))
+    repository = Repository.init(f"{s3}/erasing", SCHEMA)
+    rows = [{"sample_id": f"scan-{n}", "uri": f"scan-{n}.png", "width": 8, "height": 8} for n in range(30)]
+    repository.commit(Change(samples=rows), message="all")
+    monkeypatch.setenv("DSOPS_CACHE", str(tmp_path / "there"))
+    assert len(Repository.open(f"{s3}/erasing").version("v1").table("samples")) == 30
+    monkeypatch.setenv("DSOPS_CACHE", str(tmp_path / "here"))
+    erase(Repository.open(f"{s3}/erasing"), ["scan-7"], "asked to")
+    for place in ("here", "there"):
+        monkeypatch.setenv("DSOPS_CACHE", str(tmp_path / place))
+        again = Repository.open(f"{s3}/erasing")
+        assert len(again.version("v1").table("samples")) == 29
+        assert verify(again) == []
+        assert not any(b"scan-7" in path.read_bytes() for path in (tmp_path / place).rglob("*") if path.is_file())
+
+
 def test_misuse_is_told(root: Path) -> None:
     assert run(root, "erase", "--reason", "x").exit_code == 2
     assert "say why" in run(root, "erase", "--sample", "visit-001").output
