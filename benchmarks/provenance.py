@@ -1,9 +1,11 @@
 """Questions about the past of a large repository: samples, annotations and versions are made first, then each question timed.
 
 Each question runs in a process of its own, as the command does, on a repository that was opened before: local copies of
-the large segments are there. Times are the library's, without Python's start.
+the large segments are there. Times are the library's, without Python's start. With --erase a hundred samples are erased at
+the end, which changes the repository.
 
-    python benchmarks/provenance.py [--samples 1000000] [--annotations 5] [--versions 200] [--edits 1000] [--folder DIR]
+    python benchmarks/provenance.py [--samples 1000000] [--annotations 5] [--versions 200] [--edits 1000] [--erase]
+                                    [--folder DIR]
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 CLASSES, ORIGINS, ACTORS = 10, 20, 25
+ERASED = 100
 MODEL = "hf:someone/boxes@abc#0123456789ab"
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "provenance sample": ("sample", "s000000007"),
@@ -114,6 +117,7 @@ def make(folder: Path, samples: int, each: int, versions: int, edits: int) -> No
 
 
 def ask(folder: Path, what: tuple[str, ...]) -> dict[str, Any]:
+    from datasetops.erasure.erase import erase
     from datasetops.manifest import Repository
     from datasetops.provenance.blame import blame
     from datasetops.provenance.holders import model_story, version_story
@@ -131,6 +135,9 @@ def ask(folder: Path, what: tuple[str, ...]) -> dict[str, Any]:
     elif what[0] == "impact":
         found = impact(repository, what[1], what[2])
         told = [found.samples, found.annotations, len(found.versions)]
+    elif what[0] == "erase":
+        ids = repository.version("v1").table("samples", ["sample_id"])["sample_id"].to_pylist()
+        told = dict(erase(repository, ids[1 :: len(ids) // ERASED][:ERASED], "a benchmark").rows)
     else:
         told = prove_without(repository, "m1", what[1], what[2]).holds
     seconds = time.perf_counter() - started
@@ -146,6 +153,7 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=200)
     parser.add_argument("--edits", type=int, default=1_000, help="annotations that each version changes")
     parser.add_argument("--folder", type=Path, help="keep the repository there, or use what is there")
+    parser.add_argument("--erase", action="store_true", help="erase some samples at the end")
     parser.add_argument("--ask", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.ask:
@@ -157,7 +165,8 @@ def main() -> None:
             started = time.perf_counter()
             make(folder, given.samples, given.annotations, given.versions, given.edits)
             print(f"made in {time.perf_counter() - started:.0f} s")
-        for name, what in QUESTIONS.items():
+        questions = QUESTIONS | ({f"erase {ERASED} samples": ("erase",)} if given.erase else {})
+        for name, what in questions.items():
             command = [sys.executable, __file__, "--folder", str(folder), "--ask", *what]
             answer = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
             print(f"{name:38} {answer['seconds']:7.3f} s {answer['peak_mib']:6} MiB  {answer['answer']}")

@@ -275,8 +275,10 @@ def _out_of_cache(cache: Path, words: Words, images: set[str]) -> None:
                     beside.unlink(missing_ok=True)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+def _files(cache: Path) -> Iterator[Path]:
+    """All but the copies of segments: those with rows of the items are gone by then."""
+    segments = cache / "segments"
+    return (path for path in sorted(cache.rglob("*")) if path.is_file() and segments not in path.parents)
 
 
 def _without(file: Path, images: set[str]) -> None:

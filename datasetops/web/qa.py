@@ -93,16 +93,14 @@ def blind_item(desk: Desk, name: str, actor: str) -> dict[str, Any]:
     them; `with_others`: items that somebody else looks at now."""
     plan = load_plan(desk.repository, name)
     said = load_verdicts(desk.repository, plan)
-    by_item: dict[str, dict[str, str]] = defaultdict(dict)
-    for verdict in said:
-        by_item[verdict.sample_id][verdict.reviewer] = verdict.verdict
+    by_item = _by_item(said)
     items = plan.to_review(_stage(plan, said, by_item))
     labeled = _labelers(desk, plan)
     own = [item for item in items if actor in labeled.get(item, ())]
     open_ = [item for item in items if actor not in labeled.get(item, ()) and _wants(plan, item, by_item[item], actor)]
     held = desk.holds.of_others(f"qa/{plan.name}", actor)
     free = [item for item in open_ if item not in held]
-    while free and desk.holds.take(f"qa/{plan.name}", free[0], actor) is not None:
+    while free and not _take(desk, plan, free[0], actor):
         free.pop(0)
     return {
         "sample_id": free[0] if free else None,
@@ -111,6 +109,25 @@ def blind_item(desk: Desk, name: str, actor: str) -> dict[str, Any]:
         "own": len(own),
         "with_others": len(open_) - len(free),
     }
+
+
+def _take(desk: Desk, plan: QaPlan, item: str, actor: str) -> bool:
+    """Hold an item, unless somebody else does, or answered it and let go since the verdicts were read."""
+    part = f"qa/{plan.name}"
+    if desk.holds.take(part, item, actor) is not None:
+        return False
+    if _wants(plan, item, _by_item(load_verdicts(desk.repository, plan))[item], actor):
+        return True
+    desk.holds.release(part, item, actor)
+    return False
+
+
+def _by_item(said: list[Verdict]) -> dict[str, dict[str, str]]:
+    """By item, what each reviewer said."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for verdict in said:
+        found[verdict.sample_id][verdict.reviewer] = verdict.verdict
+    return found
 
 
 def newest_plan(repository: Repository, version: Version) -> QaPlan:

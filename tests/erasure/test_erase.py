@@ -162,7 +162,7 @@ def test_nothing_of_the_items_is_left_and_versions_verify(root: Path, tmp_path: 
 POINTS = ("erase_rows", "put", "delete", "commit")
 
 
-@pytest.mark.parametrize("stop", range(1, 45, 2))
+@pytest.mark.parametrize("stop", range(1, 45, 3))
 def test_an_interrupted_erasure_is_finished(root: Path, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = Repository.open(root)
     words = words_of(repository)
