@@ -93,6 +93,7 @@ def test_labels_of_another_version_are_learned_from(shades: Repository) -> None:
     assert found.measured("random").mean() < 0.5
 
 
+@pytest.mark.slow
 def test_the_test_split_measures_and_validation_takes_no_part(shades: Repository, tmp_path: Path) -> None:
     splits = ["train"] * 24 + ["test"] * 16 + ["validation"] * 8
     rows = "".join(f"{n}.png,{('dark', 'light')[n % 2]},{split}\n" for n, split in enumerate(splits))

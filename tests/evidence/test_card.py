@@ -13,6 +13,8 @@ from datasetops.evidence.figures import figures, share
 from datasetops.evidence.story import Story
 from datasetops.manifest import Change, Repository
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_figures_are_those_of_the_version(story: Story) -> None:
     found = figures(story.version)

@@ -20,6 +20,8 @@ from datasetops.export import export
 from datasetops.gate.accept import reject
 from datasetops.manifest import Change, Repository
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Result]
 
 

@@ -25,6 +25,8 @@ from datasetops.ingest import ingest
 from datasetops.manifest import Change, Repository
 from datasetops.schema import LabelSchema
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Result]
 
 # What OpenLineage 2-0-2 requires of a run event: RunEvent, Run, Job, Dataset and BaseFacet of its JSON Schema.

@@ -9,6 +9,8 @@ from datasetops.errors import NotFoundError
 from datasetops.manifest import Repository
 from datasetops.provenance.blame import blame
 
+pytestmark = pytest.mark.slow
+
 
 def test_everybody_behind_a_version_is_named_with_a_count(pets: Repository) -> None:
     found = blame(pets, "v6")

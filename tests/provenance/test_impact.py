@@ -21,6 +21,8 @@ from datasetops.provenance.impact import impact, impact_rows
 from datasetops.provenance.proof import parse_without, prove_without
 from datasetops.schema import LabelSchema
 
+pytestmark = pytest.mark.slow
+
 
 def counts(repository: Repository, by: str, value: str) -> dict[str, tuple[int, int, int]]:
     found = impact(repository, by, value)

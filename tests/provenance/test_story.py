@@ -18,6 +18,8 @@ from datasetops.provenance.holders import model_story, version_story
 from datasetops.provenance.story import annotation_story, sample_story
 from datasetops.provenance.told import Story
 
+pytestmark = pytest.mark.slow
+
 
 def told(story: Story) -> list[tuple[str, str, str]]:
     return [(item.version, item.actor, item.words) for item in story.items]
