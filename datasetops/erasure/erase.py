@@ -101,7 +101,8 @@ def erase(
     planned = _planned(repository, traces, reason)
     if dry_run:
         return planned
-    repository.store.put(_REQUEST, canonical_json({"samples": sorted(traces.samples), "reason": reason}))
+    request = {"samples": sorted(traces.samples), "planned": planned.as_dict()}
+    repository.store.put(_REQUEST, canonical_json(request))
     return _carry_out(repository, traces.samples, planned, progress)
 
 
@@ -116,10 +117,9 @@ def resume(repository: Repository, *, progress: Progress = no_progress) -> Erasu
     digests = finish_segments(repository.store)
     repository.forget_segments()
     repository.store.put(_REQUEST, canonical_json({**request, "rows": sorted({*request.get("rows", ()), *digests})}))
-    traces = find_traces(repository, request["samples"], request.get("annotations", ()))
-    return _carry_out(
-        repository, frozenset(request["samples"]), _planned(repository, traces, request["reason"]), progress
-    )
+    told = request["planned"]  # as it was found before the first row was gone
+    planned = Erasure(**told | {name: tuple(value) for name, value in told.items() if isinstance(value, list)})
+    return _carry_out(repository, frozenset(request["samples"]), planned, progress)
 
 
 def _planned(repository: Repository, traces: Traces, reason: str) -> Erasure:
@@ -173,7 +173,7 @@ def _carry_out(repository: Repository, samples: frozenset[str], planned: Erasure
         annotations |= traces.annotations
         images |= traces.images
         noted = {"words": known, "annotations": annotations, "images": images, "rows": digests, "samples": samples}
-        request = {name: sorted(values) for name, values in noted.items()} | {"reason": planned.reason}
+        request = {name: sorted(values) for name, values in noted.items()} | {"planned": planned.as_dict()}
         store.put(_REQUEST, canonical_json(request))  # the words are found in rows that may be gone when it is read
         tail = repository.ledger.tail()
         digests |= _out_of_segments(repository, traces, progress)

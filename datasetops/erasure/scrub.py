@@ -66,7 +66,7 @@ def scrubbed(key: str, data: bytes, words: Words) -> bytes | None:
     if key.endswith(_LINES):
         lines = data.decode("utf-8", "replace").splitlines(keepends=True)
         return "".join(line for line in lines if not words.in_text(line)).encode()
-    return None
+    return None if words.in_text(data.decode("utf-8", "replace")) else data  # a short word may be there by chance
 
 
 def _value(value: Any, words: Words, field: str = "") -> Any:

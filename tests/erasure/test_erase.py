@@ -175,7 +175,9 @@ def test_an_interrupted_erasure_is_finished(root: Path, stop: int, monkeypatch: 
     assert any("dsops erase --resume" in problem for problem in problems)
     with pytest.raises(ConflictError, match="interrupted"):
         erase(again, ["visit-001"], "another")
-    resume(again)
+    told = resume(again)
+    assert (told.samples, told.annotations, told.versions) == (2, 4, ("v1", "v2", "v3", "v4"))
+    assert [one["version"] for one in told.exports] == ["v3"]
     check_gone(root, words)
     with pytest.raises(NotFoundError, match="No erasure was interrupted"):
         resume(again)
