@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 
 from datasetops.active_learning.pool import Picks, Pool, Strategy
+from datasetops.audits.label_probabilities import tells_nothing
 
 FEW: Final = 8  # labels of the usual class: with fewer, a model's share of right answers in it is known to a sixth
-_SURE: Final = 2.0  # standard errors by which a model has to be better than none
 
 
 def choice(pool: Pool) -> tuple[str, str]:
@@ -39,8 +39,8 @@ def choice(pool: Pool) -> tuple[str, str]:
 def _doubt(pool: Pool) -> str | None:
     """Why a model's uncertainty cannot be relied on, if so.
 
-    Its squared error on labels that it did not learn from (Brier, 1950) has to be surely less than that of the classes'
-    frequencies; a model that was not tried on any label is taken at its word.
+    It has to tell surely more of labels that it did not learn from than their frequencies do (see `tells_nothing`); a
+    model that was not tried on any label is taken at its word.
     """
     if pool.probabilities is None:
         return "no model says what the items may be"
@@ -48,10 +48,7 @@ def _doubt(pool: Pool) -> str | None:
     known = known[np.isfinite(pool.probabilities[known]).all(axis=1)]
     if not len(known):
         return None
-    labels, chances = pool.labels[known], pool.probabilities[known]
-    usual = np.bincount(labels, minlength=chances.shape[1]) / len(labels)
-    less = (usual**2).sum() - 2 * usual[labels] - (chances**2).sum(axis=1) + 2 * chances[np.arange(len(labels)), labels]
-    if less.mean() <= _SURE * less.std() / np.sqrt(len(less)):
+    if tells_nothing(pool.labels[known], pool.probabilities[known]):
         return "the model tells no more of them than how frequent each class is"
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version as release
@@ -11,10 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from datasetops.active_learning.candidates import EVALUATION_SPLITS, JUDGING_SPLITS
+from datasetops.active_learning.candidates import EVALUATION_SPLITS, JUDGING_SPLITS, labeled_by_people
+from datasetops.active_learning.credit import corrections, fresh_labels, model_before, said_before, single_answers
 from datasetops.active_learning.gains import (
     FEWEST_JUDGED,
     Estimate,
@@ -26,22 +25,24 @@ from datasetops.active_learning.gains import (
     share_right,
 )
 from datasetops.active_learning.learner import features, find_learner
+from datasetops.active_learning.minutes import minutes_spent
 from datasetops.active_learning.rounds import Round, rounds
-from datasetops.audits.crowd import answer_field
+from datasetops.labeling import sent_samples
 from datasetops.manifest import MAIN, Repository, Version
 from datasetops.models import embed_stored
-from datasetops.preannotate.human import BY_PEOPLE, human_labels
+from datasetops.preannotate.human import human_labels
 from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json, sha256_hex
 
 _CLASS: Final = "classification"
-_METHOD: Final = 1  # raised whenever the same inputs would give another report
+_METHOD: Final = 2  # raised whenever the same inputs would give another report
 
 
 @dataclass(frozen=True)
 class RoundGain:
     """`labeled` of the round's `items` have labels by people that came after it; `minutes` of work went into them, as
-    far as answers tell. `corrections` contradict what a model had said of them in the round's version.
+    far as answers tell, without the answers that were `left_open`. `returned` came back without a label and may be
+    chosen again. `corrections` contradict what `model` had said of them in the round's version.
 
     `metric` is a learner's accuracy with all labels up to and including this round, `gain` its change by it.
     `model_accuracy` is that of the model (or learner, says `judged`) before the round, on the whole pool, from the
@@ -55,7 +56,10 @@ class RoundGain:
     items: int
     labeled: int
     minutes: float | None
+    left_open: int
+    returned: int
     corrections: int | None
+    model: str | None
     random: int
     random_labeled: int
     metric: Estimate | None = None
@@ -102,11 +106,21 @@ def bought(
     all_rounds = list(rounds(repository))
     reference = model or repository.settings.model
     told = [sha256_hex(canonical_json(asdict(item))) for item in all_rounds]
-    parts = [_METHOD, release("dsops"), head.digest, told, reference, find_learner(learner).name, seed]
+    returned = sent_samples(repository).returned - labeled_by_people(head)
+    parts = [
+        _METHOD,
+        release("dsops"),
+        head.digest,
+        told,
+        sorted(returned),
+        reference,
+        find_learner(learner).name,
+        seed,
+    ]
     file = repository.cache / "gains" / f"{sha256_hex(canonical_json(parts))}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         return _report(json.loads(file.read_bytes()))
-    report = _measure(repository, head, all_rounds, reference, learner, seed, progress)
+    report = _measure(repository, head, all_rounds, returned, reference, learner, seed, progress)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{id(report):x}.part")
     part.write_bytes(canonical_json(report.as_dict()))
@@ -114,34 +128,23 @@ def bought(
     return report
 
 
-def fresh_labels(repository: Repository, head: Version, all_rounds: Sequence[Round]) -> dict[str, int]:
-    """For each sample that people labeled after a round that holds it, the number of the last such round."""
-    owner: dict[str, int] = {}
-    for number, item in enumerate(all_rounds):
-        before = _given(repository.version(item.version), item.samples)
-        now = _given(head, item.samples)
-        known = set(zip(before["annotation_id"], before["event_id"], strict=True))
-        for sample, *row in now[["sample_id", "annotation_id", "event_id"]].itertuples(index=False):
-            if tuple(row) not in known:
-                owner[sample] = number
-    return owner
-
-
 def _measure(
     repository: Repository,
     head: Version,
     all_rounds: Sequence[Round],
+    returned: Set[str],
     reference: str,
     learner: str,
     seed: int,
     progress: Progress,
 ) -> Report:
     owner = fresh_labels(repository, head, all_rounds)
-    minutes = _minutes(head, owner, len(all_rounds))
+    spent = minutes_spent(head, owner, len(all_rounds))
     gains = []
     for number, item in enumerate(all_rounds):
         mine = [name for name in item.samples if owner.get(name) == number]
         at_random = set(item.random)
+        before = repository.version(item.version)
         gains.append(
             RoundGain(
                 round=item.name,
@@ -149,8 +152,11 @@ def _measure(
                 strategy=item.strategy,
                 items=len(item.samples),
                 labeled=len(mine),
-                minutes=minutes[number],
-                corrections=_corrections(repository.version(item.version), head, mine, item),
+                minutes=spent[number][0],
+                left_open=spent[number][1],
+                returned=len(returned & set(item.samples)),
+                corrections=corrections(before, head, mine, item),
+                model=model_before(before, mine, item),
                 random=len(item.random),
                 random_labeled=sum(name in at_random for name in mine),
             )
@@ -203,7 +209,7 @@ def _with_metric(
         if (mine & drawn).any():
             rows = np.flatnonzero(mine & drawn)
             item = all_rounds[number]
-            said = _said(repository.version(item.version), table["sample_id"].iloc[rows].tolist(), item)
+            said = said_before(repository.version(item.version), table["sample_id"].iloc[rows].tolist(), item)
             if said.notna().all():
                 names = np.asarray(head.schema.class_names, dtype=object)[evaluation.labels[rows]]
                 hits = int((said.to_numpy() == names).sum())
@@ -265,18 +271,15 @@ def _evaluation(
 ) -> tuple[Evaluation | None, pd.DataFrame, str]:
     """(what to judge with, the table with a column `taught` and only rows with embeddings, what it is in words)."""
     apart = table["split"].isin(EVALUATION_SPLITS) & ~table["picked"]
-    basis = "labeled samples of the validation split, without those that a strategy chose"
-    judged = apart
-    if table["unit"][apart].nunique() < FEWEST_JUDGED:
-        judged = table["drawn"] & ~table["split"].isin(JUDGING_SPLITS)
-        basis = "the random arms, each item by a learner that was not taught it"
-    units = table["unit"][judged].nunique()
-    if units < FEWEST_JUDGED:
-        reason = (
-            f"There is no metric: {units:,} labeled samples, of a split validation or of random arms, can tell, and "
-        )
-        reason += f"{FEWEST_JUDGED} are the least. Label some of a validation split, or select with --random-share."
-        return None, table, reason
+    drawn = table["drawn"] & ~table["split"].isin(JUDGING_SPLITS)
+    judged, basis = apart, "labeled samples of the validation split, without those that a strategy chose"
+    if few := _too_few(table[apart], "validation"):
+        judged, basis = drawn, f"the random arms, each item by a learner that was not taught it ({few})"
+        if few_drawn := _too_few(table[drawn], "the random arms"):
+            reason = (
+                f"There is no metric: {few}; {few_drawn}. Label some of a validation split, of more groups where it "
+            )
+            return None, table, reason + "has groups, or select with --random-share."
     keys, uris = table["sha256"].tolist(), table["uri"].tolist()
     vectors = features(embed_stored(repository, reference, keys, uris, progress=progress)[0])
     there = pd.Series(np.isfinite(vectors[:, 0]), index=table.index)
@@ -294,68 +297,22 @@ def _evaluation(
         seed=seed,
     )
     words = f"Accuracy of the {learner} on {reference}, measured on {len(evaluation.rows):,} items: {basis}. "
+    if alone := single_answers(head, table["sample_id"][judged].tolist()):
+        words += f"{alone:,} of their labels are single answers of annotators, whose errors count as the learner's. "
     words += (
         "Without labels it would be a guess. Each time all rounds are measured anew, with the images labeled by then."
     )
     return evaluation, table, words
 
 
-def _given(version: Version, samples: Sequence[str]) -> pd.DataFrame:
-    """Rows by people about some samples."""
-    rows = version.labels(["annotation_id", "sample_id", "event_id", "source"])
-    mine = pc.is_in(rows["sample_id"], pa.array(samples, pa.string()))
-    frame: pd.DataFrame = rows.filter(pc.and_(mine, pc.is_in(rows["source"], pa.array(BY_PEOPLE)))).to_pandas()
-    return frame
-
-
-def _said(version: Version, samples: Sequence[str], item: Round) -> pd.Series[Any]:
-    """The class that a model gave each of some samples, in its row in a version, else when the round was made; NaN where
-    none did."""
-    rows = version.labels(["sample_id", "kind", "label", "source"])
-    wanted = pc.and_(pc.equal(rows["source"], "model"), pc.equal(rows["kind"], _CLASS))
-    rows = rows.filter(pc.and_(wanted, pc.is_in(rows["sample_id"], pa.array(samples, pa.string()))))
-    frame = rows.to_pandas().drop_duplicates("sample_id").set_index("sample_id")
-    predicted = pd.Series(dict(zip(item.samples, item.predicted, strict=False)), dtype=object)
-    wanted_ids = pd.Index(samples)
-    said: pd.Series[Any] = frame["label"].reindex(wanted_ids).fillna(predicted.reindex(wanted_ids))
-    return said
-
-
-def _corrections(version: Version, head: Version, samples: Sequence[str], item: Round) -> int | None:
-    """Samples whose labels by people are not what a model said in a version, or of their class when the round was made;
-    None where it said nothing of any.
-
-    Of other kinds than classes: those whose regions were changed, added to or removed.
-    """
-    columns = ["sample_id", "kind", "label", "source", "answer"]
-    wanted = pa.array(samples, pa.string())
-    before, now = (
-        rows.filter(pc.is_in(rows["sample_id"], wanted)).to_pandas()
-        for rows in (version.labels(columns), head.labels(columns))
-    )
-    before, now = before[before["source"] == "model"], now[now["source"].isin(BY_PEOPLE)]
-    if before.empty:
-        said = _said(version, list(dict.fromkeys(samples)), item).dropna()
-        given = now[now["kind"] == _CLASS].drop_duplicates("sample_id").set_index("sample_id")["label"]
-        both = said.index.intersection(given.index)
-        return int((said[both] != given[both]).sum()) if len(both) else None
-    keys = ["sample_id", "kind", "label"]
-    counts = pd.concat([rows.groupby(keys, dropna=False).size() for rows in (before, now)], axis=1).fillna(0)
-    differs = counts[counts[0] != counts[1]].index.get_level_values("sample_id")
-    moved = now["sample_id"][(now["kind"] != _CLASS) & now["answer"].fillna("").str.contains('"changed": ?true')]
-    return len({*differs, *moved} & set(before["sample_id"]))
-
-
-def _minutes(head: Version, owner: dict[str, int], count: int) -> list[float | None]:
-    """Of each round the time that annotators took, each answer once; None where no answer tells."""
-    table = head.table("annotations", ["sample_id", "answer"])
-    table = table.filter(pc.is_in(table["sample_id"], pa.array(list(owner), pa.string())))
-    rows = table.filter(pc.is_valid(table["answer"])).to_pandas()
-    rows["answer_id"] = answer_field(rows["answer"], "answer_id")
-    rows["seconds"] = pd.to_numeric(answer_field(rows["answer"], "lead_time"), errors="coerce")
-    rows = rows.dropna(subset="seconds").drop_duplicates(["sample_id", "answer_id"])
-    total = rows.groupby(rows["sample_id"].map(owner))["seconds"].sum() / 60
-    return [round(float(total[number]), 2) if number in total else None for number in range(count)]
+def _too_few(judging: pd.DataFrame, name: str) -> str:
+    """Why these samples cannot judge; empty where they can."""
+    count, units = len(judging), judging["unit"].nunique()
+    if units >= FEWEST_JUDGED:
+        return ""
+    if units == count:
+        return f"{count:,} labeled samples of {name}, and {FEWEST_JUDGED} are the least"
+    return f"the {count:,} labeled samples of {name} are of {units:,} groups, and {FEWEST_JUDGED} groups are the least"
 
 
 def _report(raw: dict[str, Any]) -> Report:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 
 from datasetops.active_learning.pool import UNLABELED, Ints, Pool, Votes
 from datasetops.errors import DatasetOpsError
+from datasetops.labeling import sent_samples
 from datasetops.manifest import Repository, Version
 from datasetops.preannotate.human import BY_PEOPLE
 from datasetops.records import VOTE, one_array
@@ -44,18 +44,23 @@ def find_candidates(
 ) -> Candidates:
     """What nobody labeled yet, or what fulfils the condition, without items that are out for labeling or sealed.
 
+    What came back without a label may be chosen again.
     Without a condition what models are judged on is left out as well: chosen items there would judge wrongly. Labels of
     those splits, and of sealed ones, are not among the pool's. With `labeled_too` what is labeled may be chosen again.
-    Raises DatasetOpsError where nothing is left.
+    Raises DatasetOpsError where nothing fulfils the condition, or nothing is left.
     """
     table = version.table("samples")
     ids = one_array(table["sample_id"])
     by_people = _mask(ids, pa.array(sorted(labeled_by_people(version)), pa.string()))
-    out = _mask(ids, pa.array(sorted(_out_for_labeling(repository)), pa.string())) & ~by_people
+    sent = sent_samples(repository)
+    out = _mask(ids, pa.array(sorted(sent.out), pa.string())) & ~by_people
+    returned = _mask(ids, pa.array(sorted(sent.returned), pa.string())) & ~by_people
     sealed = _mask(one_array(table["split"]), pa.array(list(version.commit.sealed), pa.string()))
     asked = np.full(len(ids), labeled_too) | ~by_people
     if where is not None:
         asked = _mask(ids, pa.array(version.where(where), pa.string()))
+        if not asked.any():
+            raise DatasetOpsError(f"No sample of {version.name} fulfils --where {where!r}.", remedy="Correct it.")
     judging = _mask(one_array(table["split"]), pa.array(JUDGING_SPLITS)) & ~sealed
     untaught = sealed | judging
     judging &= where is None
@@ -69,10 +74,13 @@ def find_candidates(
         )
         if number
     ]
+    again = int((chosen & returned).sum())
+    if again:
+        notes.append(f"{again:,} in the pool came back from labeling without a label.")
     if not chosen.any():
         raise DatasetOpsError(
             f"{version.name} has nothing left to choose from.",
-            remedy=" ".join([*notes, "Choose a pool with --where, or ingest more."]),
+            remedy=" ".join([*notes, "Choose another pool with --where, or ingest more."]),
         )
     pool = Pool(
         classes=len(version.schema.class_names),
@@ -125,16 +133,6 @@ def votes(version: Version, sample_ids: pd.Series[str]) -> Votes:
     ).astype(np.int64)
     frame = frame[(frame["item"] >= 0) & (frame["label"] >= 0)].drop_duplicates(["item", "annotator"], keep="last")
     return Votes(*(frame[name].to_numpy() for name in ("item", "annotator", "label")))
-
-
-def _out_for_labeling(repository: Repository) -> set[str]:
-    """Samples of every batch that was pushed."""
-    found: set[str] = set()
-    for entry in repository.ledger.backwards():
-        if entry.event.kind == "label-push":
-            for key in entry.event.outputs["files"]:
-                found.update(json.loads(repository.store.get(key))["samples"])
-    return found
 
 
 def _mask(values: pa.Array, wanted: pa.Array) -> npt.NDArray[np.bool_]:

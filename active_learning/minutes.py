@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,14 +70,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class Minutes:
-    """`each` (n,) minutes that an answer to each item takes, None where too little is known; `reason` says why, or how.
-
-    `typical` is the mean of past answers, NaN where there are too few.
-    """
+    """`each` (n,) minutes that an answer to each item takes, None where too little is known; `reason` says why, or how."""
 
     each: Floats | None
     reason: str
-    typical: float = math.nan
     spread: float = 0.0
     error: float = 0.0
 
@@ -92,27 +88,27 @@ class Minutes:
         return total, max(0.0, total - half), total + half
 
 
-def predict_minutes(version: Version, samples: Iterable[str]) -> Minutes:
-    """For samples of a version, from the answers in it and from what models marked in these samples.
+def predict_minutes(version: Version, samples: Iterable[str], chances: npt.NDArray[Any] | None = None) -> Minutes:
+    """For samples (n,) of a version, from the answers in it and from what is known of these samples: what is marked in
+    them, or the probabilities `chances` (n, K) of the schema's classes, NaN where they are not known.
 
-    One answer each: multiply where several annotators see an item. Nothing is predicted from fewer than 20 timed
-    answers. Answers without any region left no row, so that images with nothing in them are not among the past ones.
+    Where classes differ in pace, an item of unsure class is expected to take their mean by its probabilities. One
+    answer each: multiply where several annotators see an item. Nothing is predicted from fewer than 20 timed answers.
+    Answers without any region left no row, so that images with nothing in them are not among the past ones.
     """
     pace, reason = learn_pace(past_answers(version))
     if pace is None:
         return Minutes(None, reason)
-    each = pace.seconds(*_marked(version, samples)) / 60
-    return Minutes(each, reason, pace.mean / 60, pace.spread, pace.error)
+    each = pace.seconds(*_marked(version, samples))
+    if chances is not None and pace.classes is not None:
+        of_class = pace.seconds(np.full(chances.shape[1], np.nan), np.array(version.schema.class_names, dtype=object))
+        each = np.where(np.isfinite(chances).all(axis=1), chances @ of_class, each)
+    return Minutes(each / 60, reason, pace.spread, pace.error)
 
 
 def past_answers(version: Version) -> Answers:
     """All timed answers of people in a version, without the mends of a review."""
-    table = version.table("annotations", ["sample_id", "kind", "label", "source", "actor", "answer"])
-    table = table.filter(pc.and_(pc.equal(table["source"], "human"), pc.is_valid(table["answer"])))
-    rows = table.to_pandas()
-    rows["seconds"] = pd.to_numeric(answer_field(rows["answer"], "lead_time"), errors="coerce")
-    rows["name"] = answer_field(rows["answer"], "answer_id")
-    rows = rows[(rows["seconds"] > 0) & np.isfinite(rows["seconds"]) & (answer_field(rows["answer"], "tool") != REVIEW)]
+    rows = _timed(version)
     rows["class"] = rows["label"].where(rows["kind"] == _CLASS)
     rows["region"] = (rows["kind"] != _CLASS).astype(np.float64)
     rows["actor"] = rows["actor"].fillna("")
@@ -130,16 +126,13 @@ def past_answers(version: Version) -> Answers:
 def learn_pace(answers: Answers) -> tuple[Pace | None, str]:
     """The pace of past answers and a sentence about it, or None and why.
 
-    Answers that were left open are left out: those beyond Tukey's outer fence of the logarithms, and never below eight
-    times the upper quartile. Regions or classes count where five-fold cross-validation shows that they explain at
-    least a twentieth of what is left.
+    Answers that were left open are left out. Regions or classes count where five-fold cross-validation shows that they
+    explain at least a twentieth of what is left.
     """
     given = len(answers.seconds)
     if given < FEW:
         return None, f"{given:,} past answers tell how long they took, and {FEW} are needed."
-    logs = np.log(answers.seconds)
-    low, high = np.quantile(logs, (0.25, 0.75))
-    kept = logs <= high + _FAR * max(high - low, _LEAST_RANGE)
+    kept = ~left_open(answers.seconds)
     past = Answers(*(part[kept] for part in (answers.seconds, answers.regions, answers.label, answers.actor)))
     paces = {how: _fit(past, how) for how in ("", "regions", "class")}
     fold = np.arange(len(past.seconds)) % _FOLDS
@@ -159,6 +152,32 @@ def learn_pace(answers: Answers) -> tuple[Pace | None, str]:
     return pace, told + "."
 
 
+def left_open(seconds: Floats) -> npt.NDArray[np.bool_]:
+    """Which of the times (A,), above 0, no one worked for: a task was open and nobody at it.
+
+    Those beyond Tukey's outer fence of the logarithms, and never below eight times the upper quartile.
+    """
+    if not len(seconds):
+        return np.zeros(0, bool)
+    logs = np.log(seconds)
+    low, high = np.quantile(logs, (0.25, 0.75))
+    far: npt.NDArray[np.bool_] = logs > high + _FAR * max(high - low, _LEAST_RANGE)
+    return far
+
+
+def minutes_spent(version: Version, owner: Mapping[str, int], count: int) -> list[tuple[float | None, int]]:
+    """Of each of `count` owners of samples: minutes that annotators took, each answer once, None where no answer tells;
+    and how many answers are not in it because they were left open."""
+    rows = _timed(version).drop_duplicates(["sample_id", "name"])
+    rows = rows.assign(owner=rows["sample_id"].map(owner), open=left_open(rows["seconds"].to_numpy(np.float64)))
+    spent = rows[~rows["open"]].groupby("owner")["seconds"].sum() / 60
+    idle = rows[rows["open"]].groupby("owner").size()
+    return [
+        (round(float(spent[number]), 2) if number in spent else None, int(idle.get(number, 0)))
+        for number in range(count)
+    ]
+
+
 def fill_budget(minutes: npt.ArrayLike, budget: float) -> int:
     """How many of the items, in this order and without a gap, fit into a budget of minutes."""
     each = np.asarray(minutes, np.float64)
@@ -175,6 +194,18 @@ def parse_budget(text: str) -> float:
     if not minutes > 0:
         raise ValueError(f"--budget: expected hours or minutes above zero, such as 8h, 90m or 480; got {text!r}")
     return minutes
+
+
+def _timed(version: Version) -> pd.DataFrame:
+    """Rows of people's answers that tell how long they took: sample_id, kind, label, actor, name of the answer, seconds."""
+    table = version.table("annotations", ["sample_id", "kind", "label", "source", "actor", "answer"])
+    table = table.filter(pc.and_(pc.equal(table["source"], "human"), pc.is_valid(table["answer"])))
+    rows = table.to_pandas()
+    rows["seconds"] = pd.to_numeric(answer_field(rows["answer"], "lead_time"), errors="coerce")
+    rows["name"] = answer_field(rows["answer"], "answer_id")
+    timed = (rows["seconds"] > 0) & np.isfinite(rows["seconds"]) & (answer_field(rows["answer"], "tool") != REVIEW)
+    found: pd.DataFrame = rows[timed].copy()
+    return found
 
 
 def _marked(version: Version, samples: Iterable[str]) -> tuple[Floats, npt.NDArray[Any]]:

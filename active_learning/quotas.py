@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from datasetops.active_learning.pool import Ints
-from datasetops.audits.coverage import slice_values
+from datasetops.audits.coverage import slice_values, values_by_key
+from datasetops.errors import did_you_mean
 
 CLASS: Final = "class"  # as a key: the class that the model thinks likeliest
 _FORM: Final = re.compile(r"(?P<key>[^=]+)=(?P<value>.+):(?P<amount>[0-9.]+)(?P<percent>%?)")
@@ -69,7 +70,8 @@ def slice_texts(samples: pd.DataFrame, key: str) -> pd.Series[str]:
     values = slice_values(samples, key)
     known = values.notna()
     if not known.any():
-        raise ValueError(f"no sample of the pool has {key!r}: it is neither a column of samples nor in their metadata")
+        hint = did_you_mean(key, [CLASS, *samples.columns.drop("metadata"), *values_by_key(samples)], noun="keys")
+        raise ValueError(f"no sample of the pool has {key!r}, as a column or in the metadata. {hint}")
     texts: pd.Series[str] = values.where(known, "").map(str)
     return texts
 

@@ -15,7 +15,7 @@ from datasetops.store import KeyExistsError
 
 _FOLDER: Final = "rounds/"
 _ATTEMPTS: Final = 100
-_LISTS: Final = ("samples", "scores", "reasons", "predicted", "doubts", "random", "notes")
+_LISTS: Final = ("samples", "scores", "reasons", "predicted", "doubts", "random", "minutes_between", "notes")
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Round:
     [0, 1]), for the random ones too; empty where no model was asked. `pool` is how many items there were to choose
     from; `asked` how many were wanted. `random` are those of the samples that were drawn uniformly from the whole pool
     before the strategy chose. `commit` is the version's digest, `model` says whose probabilities were used, `embedder`
-    by whose vectors items were compared, `minutes` how long annotators will take, where past answers tell. `notes` are
-    for people: what was left out, and what could not be fulfilled.
+    by whose vectors items were compared, `minutes` how long annotators will take and `minutes_between` its 95 % interval,
+    where past answers tell. `notes` are for people: what was left out, and what could not be fulfilled.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Round:
     model: str | None = None
     embedder: str | None = None
     minutes: float | None = None
+    minutes_between: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -56,8 +57,12 @@ class Round:
 
 
 def record_round(repository: Repository, chosen: Round) -> Round:
-    """Write a round under the next free name: r1, r2, …"""
-    number = max((int(name[1:]) for name in _names(repository) if name[1:].isdigit()), default=0) + 1
+    """Write a round under the next free name: r1, r2, … Where one is the same in all else, that is the one."""
+    same = canonical_json(asdict(chosen))
+    for known in rounds(repository):
+        if canonical_json(asdict(replace(known, name=chosen.name))) == same:
+            return known
+    number = max((int(name[1:]) for name in round_names(repository) if name[1:].isdigit()), default=0) + 1
     for name in (f"r{n}" for n in range(number, number + _ATTEMPTS)):
         made = replace(chosen, name=name)
         data = canonical_json(asdict(made))
@@ -84,7 +89,7 @@ def record_round(repository: Repository, chosen: Round) -> Round:
 
 def rounds(repository: Repository) -> Iterator[Round]:
     """All rounds, oldest first."""
-    for name in sorted(_names(repository), key=lambda name: int(name[1:])):
+    for name in sorted(round_names(repository), key=lambda name: int(name[1:])):
         yield load_round(repository, name)
 
 
@@ -93,7 +98,7 @@ def load_round(repository: Repository, name: str) -> Round:
     try:
         raw = json.loads(repository.store.get(f"{_FOLDER}{name}.json"))
     except NotFoundError:
-        names = _names(repository)
+        names = round_names(repository)
         raise NotFoundError(
             f"There is no round {name!r}.",
             remedy=did_you_mean(name, names, noun="rounds") if names else "Make one with: dsops select VERSION --n N",
@@ -101,5 +106,5 @@ def load_round(repository: Repository, name: str) -> Round:
     return Round(**raw | {field: tuple(raw[field]) for field in _LISTS if field in raw})
 
 
-def _names(repository: Repository) -> list[str]:
+def round_names(repository: Repository) -> list[str]:
     return [key.removeprefix(_FOLDER).removesuffix(".json") for key in repository.store.list(_FOLDER)]

@@ -57,8 +57,8 @@ def select(
     whose predictions are kept, of which several are a committee; or `scores` of your own. Without any a learner on
     embeddings of `model` knows the labels so far. `quotas` (KEY=VALUE:COUNT or :SHARE%) and `balance` (a slice, or
     "class") are fulfilled as far as the pool goes. A `random_share` is drawn from the whole pool before the strategy
-    chooses. With `spread` no two near-duplicates are chosen, and no group takes more than twice its even share. The same
-    arguments on the same version give the same round. With `dry_run` it gets no name and nothing is recorded.
+    chooses. With `spread` no two near-duplicates are chosen, and no group takes more than twice its even share. What
+    comes out as a round of before is that round. With `dry_run` it gets no name and nothing is recorded.
 
     Raises NotFoundError for an unknown strategy, ValueError for arguments that cannot be, DatasetOpsError where nothing
     is left to choose from or where the strategy lacks what it needs.
@@ -82,12 +82,15 @@ def select(
     notes += known.notes
     if chosen_by is AUTO:
         notes.append("auto took {}: {}.".format(*choice(pool)))
-    minutes = predict_minutes(version, found.samples["sample_id"].to_numpy()[pool.candidates])
-    if budget is not None and minutes.each is None:
-        raise DatasetOpsError(f"No budget can be filled: {minutes.reason}", remedy="Say how many with --n.")
+    chances = None if pool.probabilities is None else np.asarray(pool.probabilities[pool.candidates], np.float64)
+    minutes = predict_minutes(version, found.samples["sample_id"].to_numpy()[pool.candidates], chances)
     wanted = n or DEFAULT_N
-    if budget is not None and n is None:
-        wanted = int(_ROOM * budget / minutes.typical) + 1
+    if budget is not None:
+        if minutes.each is None:
+            remedy = "Say how many with --n." if n is None else "Leave --budget out until more answers are back."
+            raise DatasetOpsError(f"No budget can be filled: {minutes.reason}", remedy=remedy)
+        if n is None:
+            wanted = int(_ROOM * budget / float(minutes.each.mean())) + 1
     asked = min(wanted, len(pool.candidates))
     if asked < wanted and budget is None:
         notes.append(f"{wanted:,} were asked for, and the pool has {asked:,}.")
@@ -111,7 +114,7 @@ def select(
         commit=version.digest,
         strategy=strategy,
         seed=seed,
-        asked=wanted,
+        asked=len(ids) if budget is not None and n is None else wanted,
         pool=len(pool.candidates),
         samples=tuple(ids),
         scores=tuple(None if np.isnan(score) else round(float(score), 6) for score in picks.scores),
@@ -120,7 +123,8 @@ def select(
         random=tuple(name for name in ids if name in at_random),
         model=known.model,
         embedder=known.embedder,
-        minutes=total,
+        minutes=total[0] if total else None,
+        minutes_between=total[1:],
         notes=tuple(notes),
         parameters={
             "where": where,
@@ -134,10 +138,10 @@ def select(
     return made if dry_run else record_round(repository, made)
 
 
-def _within(budget: float | None, picks: Picks, minutes: Minutes, pool: Pool) -> tuple[Picks, float | None]:
-    """The first of the picks, as many as the budget holds, and how many minutes they take, where that can be told."""
+def _within(budget: float | None, picks: Picks, minutes: Minutes, pool: Pool) -> tuple[Picks, tuple[float, ...]]:
+    """The first of the picks, as many as the budget holds; how many minutes they take with its interval, or nothing."""
     if minutes.each is None:
-        return picks, None
+        return picks, ()
     each = minutes.each[np.searchsorted(pool.candidates, picks.rows)]
     if budget is not None:
         fits = fill_budget(each, budget)
@@ -148,7 +152,7 @@ def _within(budget: float | None, picks: Picks, minutes: Minutes, pool: Pool) ->
             )
         picks = Picks(picks.rows[:fits], picks.scores[:fits], picks.reasons[:fits])
         each = each[:fits]
-    return picks, round(float(each.sum()), 1)
+    return picks, tuple(round(part, 1) for part in minutes.total(each))
 
 
 def _spreader(repository: Repository, version: Version, found: Candidates) -> Spread:

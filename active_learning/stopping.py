@@ -30,7 +30,8 @@ _FARTHEST: Final = 1_000  # times the labels so far: beyond that nothing is fore
 @dataclass(frozen=True)
 class NextGain:
     """`gain` of the metric by the next `batch` labels, None where nothing can be said. `how` is "curve", "last slope"
-    (then only the upper limit is known) or "too few rounds".
+    (then only the upper limit is known) or "too few rounds". `lately` is what as many labels gained in the later half of
+    the rounds, as measured: no curve is fitted to it.
 
     `ends(least)` gives at how many labels a batch gains less than that; None where the curve does not tell.
     """
@@ -39,6 +40,7 @@ class NextGain:
     gain: Estimate | None
     how: str
     ends: Callable[[float], Estimate | None]
+    lately: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Verdict:
             "least_gain": self.least,
             "batch": self.expected.batch,
             "gain": None if gain is None else gain.as_dict(),
+            "lately": None if (late := self.expected.lately) is None else late.as_dict(),
             "how": self.expected.how,
             "ends": None if self.ends is None else self.ends.as_dict(),
             "words": self.words,
@@ -109,15 +112,21 @@ def next_gain(
         value = float(np.exp(weights @ np.log(found[0])))
         return Estimate(value, float(found[1].min()), float(found[2].max()))
 
-    return NextGain(batch, Estimate(gain.value, gain.low, top), "curve", ends)
+    lately = _lately(n, y, covariance, batch, confidence)
+    return NextGain(batch, Estimate(gain.value, gain.low, top), "curve", ends, lately)
 
 
 def verdict(expected: NextGain, least: float = LEAST_GAIN) -> Verdict:
-    """Whether a batch that should bring at least so much of the metric still does."""
+    """Whether a batch that should bring at least so much of the metric still does.
+
+    A curve foretells small gains even from coarse measurements, because it may only rise and flatten. So that a batch
+    brings too little is believed only where the last rounds, as measured, tell a gain of `least` from none.
+    """
     if not least > 0:
         raise ValueError(f"least gain: expected more than 0; got {least:g}")
     gain, ends = expected.gain, expected.ends(least)
-    asked = f"less than the {100 * least:.2g} points that it should bring"
+    points = np.format_float_positional(100 * least, precision=3, fractional=False, trim="-")
+    asked = f"less than the {points} points that it should bring"
     if gain is None:
         words = "Nothing can be said of the next batch: it takes the metric after two rounds or more."
         return Verdict(None, least, expected, None, words)
@@ -131,6 +140,15 @@ def verdict(expected: NextGain, least: float = LEAST_GAIN) -> Verdict:
     told = f"The next {expected.batch:,} labels will bring {_points(gain.value)} points"
     told += f" ({_points(gain.low)} to {_points(gain.high)})"
     if gain.high < least:
+        late = expected.lately
+        if late is not None and late.high - late.value > least:
+            told += (
+                f" if they follow the curve, but as many gained {_points(late.value)} points ({_points(late.low)} to "
+            )
+            told += (
+                f"{_points(late.high)}) in the last rounds. That does not tell {points} points from none: it cannot be "
+            )
+            return Verdict(None, least, expected, ends, f"{told}told yet whether to stop. Judge by more labels.")
         return Verdict(False, least, expected, ends, f"{told}, {asked}. Stop.")
     until = f" Batches pay until about {_labels(ends)} labels." if ends is not None else ""
     if gain.low >= least:
@@ -157,6 +175,18 @@ def _last_slope(n: Floats, y: Floats, covariance: Floats, batch: int, confidence
     most = max(0.0, rise + float(norm.ppf((1 + confidence) / 2)) * float(error)) * scale
     most = min(most, 1.0)
     return NextGain(batch, Estimate(min(max(rise, 0.0) * scale, most), 0.0, most), "last slope", lambda _: None)
+
+
+def _lately(n: Floats, y: Floats, covariance: Floats, batch: int, confidence: float) -> Estimate:
+    """What `batch` labels gained on average from the middle round to the last one."""
+    from scipy.stats import norm
+
+    at = len(n) // 2
+    scale = batch / (n[-1] - n[at])
+    gained = float((y[-1] - y[at]) * scale)
+    error = np.sqrt(covariance[-1, -1] + covariance[at, at] - 2 * covariance[-1, at]) * scale
+    half = float(norm.ppf((1 + confidence) / 2) * error)
+    return Estimate(gained, gained - half, gained + half)
 
 
 def _heights(n: Floats, shape: Shape) -> Floats:

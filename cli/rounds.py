@@ -124,15 +124,32 @@ def _lines(report: Report, words: str) -> list[str]:
     lines = table(rows, header=_HEADER)
     lines += ["", report.basis]
     for item in report.rounds:
-        if item.model_accuracy is not None:
-            who = "The model was" if item.judged == "model" else "A learner of the labels until then would have been"
+        if item.left_open:
+            lines.append(f"{item.round}: without the time of {_counted(item.left_open, 'answer')} left open.")
+        if item.returned:
             lines.append(
-                f"{item.round}: {who} right about {_share(item.model_accuracy)} of the pool before it, by "
-                f"{item.random_labeled:,} of {item.random:,} drawn at random."
+                f"{item.round}: {_counted(item.returned, 'item')} came back without a label; dsops select may choose "
+                "them again."
             )
+        said = []
+        if item.corrections is not None:
+            said.append(f"{_counted(item.corrections, 'correction')} of what was said by {item.model or 'a model'}.")
+        if item.model_accuracy is not None:
+            model = "It was" if said else "The model was"
+            who = model if item.judged == "model" else "A learner of the labels until then would have been"
+            said.append(
+                f"{who} right about {_share(item.model_accuracy)} of the pool before it, by {item.random_labeled:,} of "
+                f"{item.random:,} drawn at random."
+            )
+        if said:
+            lines.append(f"{item.round}: {' '.join(said)}")
         if isinstance(item.over_chance, str):
             lines.append(f"{item.round}: what it gained over chance is not known: {item.over_chance}.")
     return [*lines, words]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _share(value: Estimate | None) -> str:

@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 def select(
     session: Session,
     version: VersionName = "main",
-    n: Annotated[int | None, typer.Option("--n", min=1, help="How many (100, or as many as a --budget holds).")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="How many (100, or what a --budget holds); with --budget at most.")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="auto, or one of --list.")] = "auto",
     probabilities: Annotated[
         Path | None, typer.Option(help="A model's answers: CSV or Parquet, sample_id (or uri) and a column a class.")
@@ -68,11 +70,12 @@ def select(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be chosen; record nothing.")] = False,
     list_strategies: Annotated[bool, typer.Option("--list", help="List the strategies and what they need.")] = False,
 ) -> None:
-    """Choose what to label next, and record it as a round. What is out for labeling is left out.
+    """Choose what to label next, and record it as a round, once. What is out for labeling is left out.
 
     Without --predictions or --probabilities a small model on embeddings learns from the labels so far.
     """
     from datasetops.active_learning.minutes import parse_budget
+    from datasetops.active_learning.rounds import round_names
     from datasetops.active_learning.select import select as choose
     from datasetops.active_learning.strategies import STRATEGIES
     from datasetops.active_learning.uncertainty import read_scores
@@ -88,6 +91,7 @@ def select(
         return
     repository = session.repository
     chosen = repository.version(version)
+    there = round_names(repository)
     made = choose(
         repository,
         chosen,
@@ -111,19 +115,25 @@ def select(
     for note in made.notes:
         session.say(note)
     name = made.name or "not recorded"
+    made_before = made.name in there
+    if made_before:
+        session.say(f"This is {name}, made before; nothing was recorded. Another --seed may give another one.")
     lines = [f"{name}: {len(made.samples):,} of {made.pool:,} by {made.strategy}" + _by(made.model or made.embedder)]
     if made.random:
         lines.append(f"{len(made.random):,} of them at random, to tell later what choosing gained.")
     if made.minutes is not None:
-        lines.append(f"Annotators will need about {made.minutes:,.0f} minutes.")
+        low, high = made.minutes_between
+        about = f"{made.minutes:,.0f} minute{'' if round(made.minutes) == 1 else 's'}"
+        lines.append(f"Annotators will need about {about} ({low:,.0f} to {high:,.0f}).")
     picked = picks(repository, made)
     lines += table(((item["path"], item["reason"]) for item in picked[:_SHOWN]), header=("first", "why"))
     if len(picked) > _SHOWN:
         lines.append(f"… and {len(picked) - _SHOWN:,} more: {f'dsops rounds {name}' if made.name else '--json'}")
     answer = {
-        "round": made.name, "version": made.version, "strategy": made.strategy, "pool": made.pool, "asked": made.asked,
-        "model": made.model, "embedder": made.embedder, "minutes": made.minutes, "random": len(made.random),
-        "notes": list(made.notes), "samples": picked,
+        "round": made.name, "made_before": made_before, "version": made.version, "strategy": made.strategy,
+        "pool": made.pool, "asked": made.asked, "model": made.model, "embedder": made.embedder, "minutes": made.minutes,
+        "minutes_between": list(made.minutes_between), "random": len(made.random), "notes": list(made.notes),
+        "samples": picked,
     }  # fmt: skip
     if made.name:
         lines.append(f"Next: dsops label push {made.version} --round {name}, or dsops rounds {name} --out TABLE.csv")

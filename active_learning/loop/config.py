@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from datasetops.active_learning.minutes import parse_budget
 from datasetops.active_learning.strategies import find_strategy
-from datasetops.errors import SchemaError
+from datasetops.errors import NotFoundError, SchemaError, did_you_mean
+from datasetops.plugins import plugin_names
 from datasetops.records import canonical_json, sha256_hex
 from datasetops.schema.model import Count, Name, Positive, Rate, Record, Text
 from datasetops.schema.yamlfile import read_file, read_yaml, validated
 
 Severity = Literal["low", "medium", "high"]
 Share = Annotated[float, Field(gt=0, le=1)]
+
+R = TypeVar("R")
+# Which of two a value is meant to be, so that its problems are told as those of one.
+_FALSE: Final = Discriminator(lambda value: "off" if value is False else "on")
+OrFalse = Annotated[Annotated[R, Tag("on")] | Annotated[Literal[False], Tag("off")], _FALSE]
 
 
 class Wait(Record):
@@ -75,9 +81,9 @@ class Config(Record):
     out: Text | None = None
     overlap: Count = 1
     enough: Share = 1.0
-    wait: Wait | Literal[False] = Wait()
-    audit: Audit | Literal[False] = Audit()
-    train: Train | Literal[False] = Train(model="fewshot:builtin:efficientnet-lite0")
+    wait: OrFalse[Wait] = Wait()
+    audit: OrFalse[Audit] = Audit()
+    train: OrFalse[Train] = Train(model="fewshot:builtin:efficientnet-lite0")
     until: Until
 
     @cached_property
@@ -90,13 +96,19 @@ class Config(Record):
 
 
 def load_config(path: Path) -> Config:
-    """Read and check a loop's YAML. Raises SchemaError with line and field, NotFoundError for an unknown strategy."""
+    """Read and check a loop's YAML. Raises SchemaError with line and field, NotFoundError for an unknown strategy or
+    check."""
     data = read_file(path, noun="loop", remedy="Name a YAML file; docs/active-learning.md has one to start from.")
     config = validated(Config, read_yaml(data, str(path)))
     problem = _problem(config)
     if problem is not None:
         raise SchemaError(f"{path}: {problem[0]}.", remedy=problem[1])
     find_strategy(config.strategy)
+    known = plugin_names("checks")
+    for name in config.audit.checks if config.audit else ():
+        if name not in known:
+            message = f"{path}: audit.checks: there is no check {name!r}."
+            raise NotFoundError(message, remedy=did_you_mean(name, known, noun="checks"))
     return config
 
 
@@ -105,6 +117,8 @@ def _problem(config: Config) -> tuple[str, str] | None:
     until = config.until
     if not any(value is not None for value in until.model_dump().values()):
         return "until: expected an end; got none", "Give at least one of rounds, metric, least_gain and worth."
+    if config.n is not None and config.budget is not None:
+        return "n: expected n or budget; got both", "Remove one of them."
     if until.least_gain is not None and until.worth is not None:
         return "until: expected least_gain or worth; got both", "Remove one of them."
     if config.train and (config.train.model is None) == (config.train.command is None):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from datasetops.active_learning.loop.config import Config, Until, Wait
 from datasetops.active_learning.loop.state import State, load_state, record_step
 from datasetops.active_learning.loop.steps import ACTIONS, Paused, Work
-from datasetops.errors import ConflictError, DatasetOpsError, NotFoundError
+from datasetops.labeling import ServerAwayError
 from datasetops.manifest import Repository
 from datasetops.progress import Progress, no_progress
+
+_LONG: Final = ("words", "basis")  # what steps tell in sentences
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def ended(until: Until, state: State) -> str | None:
     if until.metric is not None and metric is not None and metric["low"] >= until.metric:
         return f"Finished: the metric is at least {metric['low']:.1%}, and {until.metric:.1%} was asked for."
     if (until.least_gain is not None or until.worth is not None) and report["pays"] is False:
-        return f"Finished: {report['words']}"
+        return f"Finished: {report['words']} {report.get('basis', '')}".rstrip()
     return None
 
 
@@ -86,9 +88,7 @@ def _act(work: Work, say: Callable[[str], None]) -> Mapping[str, Any] | Paused:
     while True:
         try:
             told = ACTIONS[step](work)
-        except (NotFoundError, ConflictError):
-            raise
-        except DatasetOpsError as error:  # a server that is away may come back
+        except ServerAwayError as error:
             told = Paused(error.message, waiting=True)
         if not isinstance(told, Paused) or time.monotonic() + patience.every > until:
             return told
@@ -99,5 +99,5 @@ def _act(work: Work, say: Callable[[str], None]) -> Mapping[str, Any] | Paused:
 
 
 def _shown(told: Mapping[str, Any]) -> str:
-    plain = {name: value for name, value in told.items() if isinstance(value, str | int) and name != "words"}
+    plain = {name: value for name, value in told.items() if isinstance(value, str | int) and name not in _LONG}
     return ", ".join(f"{name} {value}" for name, value in plain.items())

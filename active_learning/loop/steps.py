@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from datasetops.active_learning.bought import bought, fresh_labels
+from datasetops.active_learning.bought import bought
+from datasetops.active_learning.credit import fresh_labels
 from datasetops.active_learning.loop.config import Config
 from datasetops.active_learning.loop.state import State
 from datasetops.active_learning.next_batch import next_batch
@@ -33,6 +34,8 @@ from datasetops.labeling import (
     write_files,
 )
 from datasetops.manifest import Repository, Version
+from datasetops.models import open_embedder
+from datasetops.preannotate.few_shot_labeler import SCHEME
 from datasetops.preannotate.opening import open_labeler
 from datasetops.preannotate.run import preannotate
 from datasetops.progress import Progress
@@ -76,6 +79,7 @@ def select_step(work: Work) -> Told:
     config, turn = work.config, work.state.turns + 1
     if not work.by_files:
         choose_project(work.repository, config.project)  # before a round is recorded that could not be pushed
+    _check_model(work)
     seed = int(sha256_hex(f"{config.name}\n{turn}".encode())[:7], 16)
     made = next((item for item in rounds(work.repository) if item.seed == seed), None)
     if made is None:
@@ -147,7 +151,10 @@ def pull_step(work: Work) -> Told:
     project = choose_project(work.repository, work.state.done["push"]["project"])
     server = open_project(work.repository, project)
     result = pull(work.repository, project, server, branch=work.config.branch, progress=work.progress)
-    return {"version": work.head.name, "answers": result.answers, "conflicts": len(result.conflicts)}
+    counts = {name: getattr(result, name) for name in ("answers", "skipped", "empty", "set_aside", "withdrawn")}
+    told = {name: count for name, count in counts.items() if count or name == "answers"}
+    told |= {"unused": len(result.unused)} if result.unused else {}
+    return {"version": work.head.name, **told, "conflicts": len(result.conflicts)}
 
 
 def audit_step(work: Work) -> Told | Paused:
@@ -188,7 +195,20 @@ def report_step(work: Work) -> Told:
     stop = next_batch(report, n=work.config.n, least_gain=until.least_gain, worth=until.worth if timed else None)
     gains = {name: None if (value := getattr(mine, name)) is None else value.as_dict() for name in ("metric", "gain")}
     pays = stop.pays if timed or until.worth is None else None  # nothing tells yet what a batch costs
-    return {"version": report.version, "labeled": mine.labeled, **gains, "pays": pays, "words": stop.words}
+    words = {"basis": report.basis, "words": stop.words}
+    return {"version": report.version, "labeled": mine.labeled, **gains, "pays": pays, **words}
+
+
+def _check_model(work: Work) -> None:
+    """Raise what opening the model to train would raise, while nobody has labeled anything for it yet."""
+    model = work.config.train.model if work.config.train else None
+    if model is None:
+        return
+    scheme, _, name = model.strip().partition(":")
+    if scheme == SCHEME:  # which learns from labels that are still to come
+        open_embedder(name or work.repository.settings.model, cache=work.repository.settings.cache)
+    else:
+        open_labeler(work.repository, work.head, model)
 
 
 def _run_command(work: Work, line: str, head: Version) -> Told:

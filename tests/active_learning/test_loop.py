@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from typer.testing import CliRunner
 import datasetops.active_learning.loop.run as run_module
 from datasetops.active_learning import load_round, rounds
 from datasetops.active_learning.loop import LoopResult, load_config, run_loop
-from datasetops.active_learning.loop.state import STEPS, load_state
+from datasetops.active_learning.loop.state import STEPS, load_state, record_step
 from datasetops.cli import loop as loop_command
-from datasetops.errors import DatasetOpsError, NotFoundError, SchemaError
+from datasetops.errors import DatasetOpsError, ModelError, NotFoundError, SchemaError
+from datasetops.labeling.batch import Project, save_project
 
 FILES = {
     "tool": "cvat", "wait": False, "audit": {"checks": ["schema"]}, "train": False,
@@ -161,10 +164,15 @@ def test_waiting_gives_up_after_its_time(clusters: Clusters, tmp_path: Path) -> 
         ({"wait": {"evry": 3}}, "wait.*there is no such field"),
         ({"until": {}}, "until: expected an end"),
         ({"until": {"least_gain": 0.1, "worth": 3}}, "least_gain or worth"),
-        ({"budget": "a while"}, "budget: expected hours or minutes"),
+        ({"n": None, "budget": "a while"}, "budget: expected hours or minutes"),
         ({"out": None}, "out: expected for a tool that reads files"),
         ({"out": "tasks.zip"}, "out: expected {round}"),
         ({"train": {}}, "train: expected model or command"),
+        ({"budget": "8h"}, "n: expected n or budget; got both"),
+        (
+            {"audit": {"fail_on": "critical"}},
+            "audit.fail_on: expected one of 'low', 'medium' or 'high'; got 'critical'",
+        ),
         ({"random_share": 2}, "random_share: expected a number of at most 1"),
         ({"name": "a b"}, "name: expected text of the form"),
     ],
@@ -172,17 +180,65 @@ def test_waiting_gives_up_after_its_time(clusters: Clusters, tmp_path: Path) -> 
 def test_a_wrong_configuration_is_refused_before_anything_is_done(
     tmp_path: Path, fields: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(SchemaError, match=words):
+    with pytest.raises(SchemaError, match=words) as refused:
         load_config(write(tmp_path, **fields))
+    assert "\n" not in refused.value.message
 
 
 def test_an_unknown_strategy_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError) as unknown:
         load_config(write(tmp_path, strategy="margni"))
     assert "'margin'" in unknown.value.remedy
+    with pytest.raises(NotFoundError, match=r"audit\.checks: there is no check 'label_nois'") as unknown:
+        load_config(write(tmp_path, audit={"checks": ["label_nois"]}))
+    assert "'label_noise'" in unknown.value.remedy
     with pytest.raises(SchemaError) as misspelt:
         load_config(write(tmp_path, stategy="margin"))
     assert "'strategy'" in misspelt.value.remedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "told"), [("fewshot:builtin:efficientnet-lite9", "no built-in model"), ("onxx:x", "'onxx:x' is no model")]
+)
+def test_a_model_that_is_not_there_is_refused_before_anybody_labels(
+    clusters: Clusters, tmp_path: Path, model: str, told: str
+) -> None:
+    with pytest.raises(ModelError, match=told):
+        go(clusters, write(tmp_path, train={"model": model}))
+    assert (kinds(clusters, "select"), kinds(clusters, "label-push")) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_refused_token_ends_the_waiting(clusters: Clusters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815 (what the base class calls)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("LABEL_STUDIO_URL", url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "0123456789abcdef0123456789abcdef01234567")
+    schema = clusters.repository.version().commit.schema
+    save_project(clusters.repository, Project("pets", "label-studio", url, 1, schema, None, "<View/>"))
+    fields = {"tool": "label-studio", "out": None, "project": "pets", "wait": {"every": 1, "timeout": 3600}}
+    with pytest.raises(DatasetOpsError, match="refused the token"):  # at the push, which nothing came of
+        go(clusters, write(tmp_path, **fields))
+    state = load_state(clusters.repository, "pets")
+    record_step(clusters.repository, "pets", "", state, {"batch": "pets-r1", "project": "pets", "url": url})
+    try:
+        with pytest.raises(DatasetOpsError, match="refused the token"):
+            go(clusters, write(tmp_path, **fields))
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.slow

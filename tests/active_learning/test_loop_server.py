@@ -41,9 +41,11 @@ def test_two_turns_with_answers_from_the_editor(tmp_path: Path, monkeypatch: pyt
             assert waiting.state == "waiting"
             assert server.url in waiting.words
             assert "0 of 12" in run_loop(repository, load_config(file)).words
-            assert len(annotator.tasks()) == 12 * turn  # nothing was pushed twice
+            made = server.connection.get(f"api/projects/{project.id}/")["task_number"]
+            assert made == 12 * turn  # nothing was pushed twice
             names = load_round(repository, f"r{turn}").samples
             tasks = annotator.tasks()
+            annotator.choose(tasks[names[0]], "dog" if clusters.truth[names[0]] == "cat" else "cat")  # and better below
             for name in names[:8]:
                 annotator.choose(tasks[name], clusters.truth[name])
             annotator.skip(tasks[names[8]])
@@ -54,4 +56,8 @@ def test_two_turns_with_answers_from_the_editor(tmp_path: Path, monkeypatch: pyt
     assert len(list(rounds(repository))) == 2
     report = done.steps[-1][2]
     assert report["labeled"] == 8
+    (pulled,) = (told for _, step, told in done.steps if step == "pull")
+    assert (pulled["answers"], pulled["skipped"], pulled["set_aside"]) == (9, 1, 1)
+    label = repository.version().annotations().set_index("sample_id").loc[names[0]]
+    assert (label["source"], label["label"]) == ("human", clusters.truth[names[0]])
     assert [told["model"].startswith("fewshot:") for _, step, told in done.steps if step == "train"] == [True]

@@ -14,6 +14,7 @@ from datasetops.active_learning.minutes import (
     Minutes,
     fill_budget,
     learn_pace,
+    minutes_spent,
     parse_budget,
     past_answers,
     predict_minutes,
@@ -78,7 +79,7 @@ def test_batches_fall_into_their_interval_as_often_as_it_says() -> None:
     for _ in range(60):
         pace, _ = learn_pace(answers(rng.lognormal(2, 0.7, 100)))
         assert pace is not None
-        minutes = Minutes(None, "", pace.mean / 60, pace.spread, pace.error)
+        minutes = Minutes(None, "", pace.spread, pace.error)
         total, low, high = minutes.total(np.full(50, pace.mean / 60))
         assert 0 <= low < total < high
         inside += low <= rng.lognormal(2, 0.7, 50).sum() / 60 <= high
@@ -151,7 +152,6 @@ def test_minutes_come_from_the_answers_in_a_version(repository: Repository) -> N
     assert found.each is not None
     np.testing.assert_allclose(found.each * 60, [18, past.seconds.mean(), 12])
     assert found.reason.startswith("32 past answers took ")
-    assert found.typical == pytest.approx(past.seconds.mean() / 60)
 
 
 def test_classes_are_read_from_a_version_and_nothing_is_said_of_too_few(repository: Repository) -> None:
@@ -168,9 +168,30 @@ def test_classes_are_read_from_a_version_and_nothing_is_said_of_too_few(reposito
     repository.commit(Change(samples=samples, annotations=rows[:10]), message="few")
     few = predict_minutes(repository.version(), ["s00"])
     assert (few.each, few.reason) == (None, "10 past answers tell how long they took, and 20 are needed.")
-    assert math.isnan(few.typical)
     repository.commit(Change(annotations=rows[10:]), message="more")
     found = predict_minutes(repository.version(), ["s40", "s41"])
     assert found.each is not None
     assert found.reason.endswith(", by class.")
     assert found.each[0] < 0.6 * found.each[1]
+    sure = predict_minutes(repository.version(), ["s40", "s41"], np.array([[np.nan] * 3, [1.0, 0.0, 0.0]]))
+    torn = predict_minutes(repository.version(), ["s41"], np.array([[0.5, 0.5, 0.0]]))
+    assert sure.each is not None
+    assert torn.each is not None
+    np.testing.assert_allclose(sure.each, [found.each[0]] * 2)  # what is marked, and a sure cat: as a model's cat
+    assert found.each[0] < torn.each[0] < found.each[1] * 1.2
+    mean = predict_minutes(repository.version(), ["s41"], np.array([[0.0, 1.0, 0.0]])).each
+    assert mean is not None
+    np.testing.assert_allclose(torn.each, (sure.each[1] + mean) / 2)
+
+
+def test_time_that_nobody_worked_is_in_no_sum(repository: Repository) -> None:
+    samples = [{"sample_id": f"s{i:02}", "uri": f"{i}.png", "width": 9, "height": 9} for i in range(30)]
+    rows = [
+        {"annotation_id": f"s{i:02}/label", "sample_id": f"s{i:02}", "kind": "classification", "label": "cat"}
+        | {"source": "human", "actor": "ann"}
+        | {"answer": json.dumps({"answer_id": str(i), "lead_time": 36_000.0 if i == 3 else 6.0})}
+        for i in range(30)
+    ]
+    repository.commit(Change(samples=samples, annotations=rows), message="timed")
+    owner = {f"s{i:02}": int(i >= 10) for i in range(25)}
+    assert minutes_spent(repository.version(), owner, 3) == [(0.9, 1), (1.5, 0), (None, 0)]

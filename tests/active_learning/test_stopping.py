@@ -82,6 +82,24 @@ def test_it_says_stop_only_where_the_interval_does() -> None:
     assert verdict(next_gain(labels, even, np.full(10, 0.2), 100)).pays is None
 
 
+def test_it_does_not_say_stop_where_the_rounds_were_measured_too_coarsely() -> None:
+    """The metric fell by chance, and a curve that may only rise is then sure to be flat."""
+    labels = np.arange(1, 8) * 40.0 + 100
+    metric = 0.8 - 0.02 * (labels > 300)
+    coarse = verdict(next_gain(labels, metric, np.full(7, 0.012), 40))
+    assert coarse.expected.gain is not None
+    assert coarse.expected.gain.high < coarse.least
+    assert coarse.pays is None
+    assert "it cannot be told yet" in coarse.words
+    assert verdict(next_gain(labels, metric, np.full(7, 0.012), 40), 0.05).pays is False
+
+
+def test_what_a_batch_should_bring_is_told_in_plain_figures() -> None:
+    flat = next_gain(np.arange(1, 11) * 100.0, np.full(10, 0.8), np.full(10, 0.001), 100)
+    assert "less than the 610 points" in verdict(flat, 6.1).words
+    assert "less than the 0.5 points" in verdict(flat).words
+
+
 def test_minutes_become_a_gain() -> None:
     assert least_gain_of(minutes=60, worth=120) == pytest.approx(0.005)
     with pytest.raises(ValueError, match="more than 0"):
