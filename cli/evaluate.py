@@ -77,6 +77,7 @@ def evaluate(
         report_writer(file)
     repository = session.repository
     told = tracker_of(repository, tracker)
+    told.check()
     chosen = repository.version(version)
     with quiet_decoding():
         found = run(
@@ -110,8 +111,10 @@ def evaluate(
 
 def compare(
     session: Session,
-    first: Annotated[str, typer.Argument(metavar="MODEL_A", help="As in dsops evaluate.")],
-    second: Annotated[str, typer.Argument(metavar="MODEL_B", help="What it is compared with.")],
+    first: Annotated[
+        str, typer.Argument(metavar="MODEL_A", help="The model that is there; named as in dsops evaluate.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="MODEL_B", help="The new one. Differences are B minus A.")],
     version: VersionName = "main",
     split: Split = "test",
     where: Where = None,
@@ -164,6 +167,8 @@ def compare(
 
 
 def _lines(found: Evaluation) -> list[str]:
+    from datasetops.evaluation.judged import verdict_of
+
     info = found.info
     items = info["items"]
     lines = [
@@ -178,7 +183,7 @@ def _lines(found: Evaluation) -> list[str]:
     for rate in info["details"].get("critical", ()):
         lines.append(
             f"{rate['class']}: {rate['rate'].upper()} {_number(rate['value'])} ({_interval(rate)}), "
-            f"at most {rate['target']:g} allowed: {rate['verdict']}"
+            f"at most {rate['target']:g} allowed: {verdict_of(rate)}"
         )
     for name, slices in info["slices"].items():
         told = [item for item in slices if not item["small"]][:_SHOWN]
@@ -195,15 +200,18 @@ def _lines(found: Evaluation) -> list[str]:
 
 
 def _comparison_lines(found: Comparison) -> list[str]:
-    from datasetops.evaluation.compare_report import doubt
+    from datasetops.evaluation.compare_report import doubt, names, no_interval
 
     info = found.info
     lines = [f"{info['second']} against {info['first']} on {info['items']['judged']:,} samples of {info['version']}:"]
     rows = [
-        (name, _number(item["first"]), _number(item["second"]), f"{item['difference']:+.4f}", _interval(item))
+        (
+            *(name, _number(item["first"]), _number(item["second"])),
+            *(f"{item['difference']:+.4f}", _interval(item) or no_interval(item)),
+        )
         for name, item in info["metrics"].items()
     ]
-    lines += table(rows, header=("metric", "first", "second", "difference", "95 % interval"))
+    lines += table(rows, header=("metric", *names(info), "B - A", "95 % interval"))
     worse = [item for item in info["slices"] if item["worse"]]
     if worse:
         lines.append(f"Slices that lose a point or more of {info['sliced_by']}:")
@@ -211,7 +219,7 @@ def _comparison_lines(found: Comparison) -> list[str]:
             (item["name"], str(item["items"]), f"{item['difference']:+.4f}", _interval(item), doubt(item))
             for item in worse
         ]
-        lines += table(rows, header=("slice", "items", "difference", "95 % interval", ""))
+        lines += table(rows, header=("slice", "items", "B - A", "95 % interval", ""))
     else:
         lines.append("No slice loses a point or more.")
     flips = info["flips"]

@@ -37,7 +37,8 @@ KINDS: Final = ("classification", "box", "mask", "polygon", "text")  # that can 
 class Source:
     """A model to ask, or one whose kept predictions are all there is (`labeler` is None).
 
-    `trained_on`: ids of the samples that it learned from, and `version` the one that they are of, as far as it tells.
+    `trained_on`: ids of the samples that it learned from, `version` the one that they are of, and `recipe` the name of what
+    it was trained by, as far as it tells.
     """
 
     kinds: tuple[str, ...]
@@ -45,6 +46,7 @@ class Source:
     kept: ModelInfo | None = None
     trained_on: Collection[str] = ()
     version: str | None = None
+    recipe: str | None = None
 
     def info(self, items: Sequence[Item]) -> ModelInfo:
         if self.labeler is not None:
@@ -177,7 +179,7 @@ def _faults(samples: pd.DataFrame, reasons: dict[str, str]) -> tuple[Finding, ..
 def _asked(repository: Repository, labeler: Labeler) -> Source:
     predictor = getattr(labeler, "predictor", labeler)
     taught: Collection[str] = getattr(predictor, "trained_on", ())
-    version = getattr(predictor, "version", None)
+    version, recipe = getattr(predictor, "version", None), getattr(predictor, "recipe", None)
     if exported := getattr(
         predictor, "exported_from", None
     ):  # a file of a model of this repository learned as that did
@@ -186,5 +188,5 @@ def _asked(repository: Repository, labeler: Labeler) -> Source:
             home = repository.store.url if repository.root is None else str(repository.root.absolute())
             own: Any = open_predictor(f"model:{name}", cache=repository.settings.cache, repository=home)
             if own.record_digest == digest:
-                taught, version = own.trained_on, own.version
-    return Source(labeler.kinds, labeler, trained_on=taught, version=version)
+                taught, version, recipe = own.trained_on, own.version, own.recipe
+    return Source(labeler.kinds, labeler, trained_on=taught, version=version, recipe=recipe)

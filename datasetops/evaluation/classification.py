@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaincinv
 
 from datasetops.evaluation.regions import Flags, Floats, Ints
 from datasetops.preannotate.measure import worth
@@ -21,6 +22,7 @@ from datasetops.schema.model import Critical
 
 HALF: Final = 0.5  # where several classes may hold: predicted from this probability on
 _POINTS: Final = 200  # of a drawn curve
+_MOST_ITEMS: Final = 10_000_000  # beyond which no number of items is looked for
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,28 @@ class CriticalRate:
         return "missed" if self.rate.low > self.target else "open"
 
     @property
-    def needed(self) -> int | None:
-        """Independent items that would show the target to be met, were none of them wrong; None for a target of 0."""
-        return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-self.target)) if 0 < self.target < 1 else None
+    def more(self) -> int | None:
+        """How many more independent items would show the target to be met, were errors among them as frequent as so far.
+
+        None where no number would.
+        """
+        seen, rate = self.rate.effective, self.rate.value
+        if not rate < self.target:
+            return None
+
+        def shows(count: int) -> bool:
+            high: float = betaincinv(rate * count + 1, (1 - rate) * count, CONFIDENCE)
+            return high <= self.target
+
+        low, high = seen, seen + 1
+        while not shows(high):
+            low, high = high, 2 * high
+            if high > _MOST_ITEMS:
+                return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if shows(middle) else (middle, high)
+        return high - seen
 
 
 def critical_rates(

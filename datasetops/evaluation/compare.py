@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from datasetops.audits.box_pairs import Boxes, overlaps
 from datasetops.audits.record import plain
 from datasetops.errors import ModelError
-from datasetops.evaluation.answers import ask, kind_of, open_source
+from datasetops.evaluation.answers import Answers, ask, kind_of, open_source
 from datasetops.evaluation.evaluate import choose, refuse_nothing, refuse_trained_on
+from datasetops.evaluation.judged import REGION
 from datasetops.evaluation.judging import judge
 from datasetops.evaluation.record import COMPARE
+from datasetops.evaluation.regions import CORNERS
 from datasetops.evaluation.resampling import RESAMPLES
 from datasetops.evaluation.slices import difference, differences_by_slice, slice_values
 from datasetops.ledger import Event
@@ -35,10 +40,12 @@ class Comparison:
     """What `compare` finds. `info` has plain values: models, items, metrics (each with `first`, `second`, `difference`
     and its interval), classes (share of what people labeled so that each got right), slices (where the second loses
     most first), `worse` (names of slices where it loses a point or more), flips (counts). `flips` has a row for each
-    thing that people labeled and that one of them alone got right."""
+    thing that people labeled and that one of them alone got right. `found`: regions of either `model` (first, second)
+    that touch one that flipped."""
 
     info: Mapping[str, Any]
     flips: pd.DataFrame
+    found: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def as_dict(self) -> dict[str, Any]:
         return dict(self.info)
@@ -118,6 +125,7 @@ def compare(
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "first": answers[0].model.label,
         "second": answers[1].model.label,
+        "recipes": [source.recipe for source in sources],
         "split": split,
         "where": where,
         "kind": kind,
@@ -133,7 +141,7 @@ def compare(
         "looks": part.looks,
     }
     _keep(repository, info, {"score": least, "resamples": number, "seed": seed})
-    return Comparison(plain(info), flips)
+    return Comparison(plain(info), flips, _found_there(answers, flips, least))
 
 
 def _flips(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
@@ -145,6 +153,27 @@ def _flips(one: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     frame = frame.assign(flip=np.select([before & ~after, ~before & after], list(FLIPS), ""))
     changed = frame[frame["flip"] != ""]
     return changed.sort_values("flip", kind="stable", ignore_index=True)
+
+
+def _found_there(answers: Sequence[Answers], flips: pd.DataFrame, score: float) -> pd.DataFrame:
+    """Regions, from the score on, that touch one that flipped."""
+    if "x1" not in flips:
+        return pd.DataFrame()
+    names = pd.Index(sorted(flips["sample_id"].unique()))
+
+    def placed(frame: pd.DataFrame) -> Boxes:
+        image = names.get_indexer(frame["sample_id"]).astype(np.int64)
+        return Boxes(image, np.zeros(len(frame), np.int64), frame[[*CORNERS]].to_numpy(np.float64))
+
+    parts = []
+    for name, own in zip(("first", "second"), answers, strict=True):
+        rows = own.rows.filter(pc.is_in(own.rows["sample_id"], pa.array(names.tolist(), pa.string())))
+        rows = rows.filter(pc.greater_equal(rows["score"], score))
+        frame = rows.select(["sample_id", "label", "score", *REGION]).to_pandas().sort_values("sample_id")
+        touching = np.unique(overlaps(placed(frame), placed(flips.sort_values("sample_id"))).first)
+        parts.append(frame.iloc[touching].assign(model=name))
+    found: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    return found
 
 
 def _by_class(one: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, Any]]:

@@ -13,8 +13,11 @@ from datasetops.audits.record import plain
 from datasetops.evaluation.compare import FLIPS, Comparison
 from datasetops.evaluation.gallery import failure_groups
 from datasetops.evaluation.judged import failures_table
-from datasetops.evaluation.report import in_markdown, page, report_writer
+from datasetops.evaluation.marks import FOUND, FOUND_FIRST, Mark
+from datasetops.evaluation.regions import CORNERS
+from datasetops.evaluation.report import in_markdown, judged_on, moment, page, report_writer
 from datasetops.evaluation.sections import Section, interval, shown
+from datasetops.evaluation.slices import FEWEST
 from datasetops.manifest import Repository, Version
 from datasetops.progress import Progress, no_progress
 
@@ -31,28 +34,58 @@ def write_comparison(
         out.write_text(json.dumps(plain(comparison.as_dict()), indent=2, ensure_ascii=False), encoding="utf-8")
         return
     if kind == "md":
-        lines = [f"# {info['second']} against {info['first']}", "", *in_markdown(comparison_sections(info))]
+        lines = [
+            f"# {info['second']} against {info['first']}",
+            "",
+            heading(info),
+            *in_markdown(comparison_sections(info)),
+        ]
         out.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return
     flips = _as_failures(comparison.flips)
+    beside = _beside(comparison.found)
     groups = {
-        flip: failure_groups(repository, version, flips[flips["error"] == flip], progress=progress)
+        flip: failure_groups(repository, version, flips[flips["error"] == flip], beside=beside, progress=progress)
         for flip in FLIPS
         if flip in info["flips"]
     }
-    out.write_text(page("comparison.html", info, comparison_sections(info), flipped=groups), encoding="utf-8")
+    facts = {"flipped": groups, "heading": heading(info), "drawn": "x1" in comparison.flips}
+    out.write_text(page("comparison.html", info, comparison_sections(info), **facts), encoding="utf-8")
+
+
+def heading(info: Mapping[str, Any]) -> str:
+    """What was compared on what, and when."""
+    items = info["items"]
+    models = [
+        f"{letter} is {info[name]}" + (f", recipe {recipe}" if recipe else "")
+        for letter, name, recipe in zip("AB", ("first", "second"), info["recipes"], strict=True)
+    ]
+    told = [
+        *models,
+        f"{info['version']}, {judged_on(info)}: {items['judged']:,} of {items['chosen']:,} samples, which both judged",
+        f"commit {info['commit'][:12]}",
+        moment(info["time"]),
+    ]
+    return " · ".join(told)
 
 
 def comparison_sections(info: Mapping[str, Any]) -> list[Section]:
     """Numbers, then classes, then the slices that lose a point or more by name, then the others."""
-    header = ("", *_names(info), "difference", "95 % interval")
+    header = ("", *names(info), "B - A", "95 % interval")
     numbers = [
-        (name, shown(one["first"]), shown(one["second"]), f"{one['difference']:+.4f}", interval(one))
+        (
+            name,
+            shown(one["first"]),
+            shown(one["second"]),
+            f"{one['difference']:+.4f}",
+            interval(one) or no_interval(one),
+        )
         for name, one in info["metrics"].items()
     ]
     flips = info["flips"]
     told = (
-        f"Both models judged the same samples. {flips.get('right to wrong', 0):,} things went from right to wrong, "
+        "Both models judged the same samples; differences are B minus A. "
+        f"{flips.get('right to wrong', 0):,} things went from right to wrong, "
         f"{flips.get('wrong to right', 0):,} from wrong to right."
     )
     worse = [_slice(item) for item in info["slices"] if item["worse"]]
@@ -75,10 +108,15 @@ def comparison_sections(info: Mapping[str, Any]) -> list[Section]:
     return found
 
 
-def _names(info: Mapping[str, Any]) -> tuple[str, str]:
+def names(info: Mapping[str, Any]) -> tuple[str, str]:
     """Short ones for columns."""
     first, second = (str(info[name]).partition("#")[0] for name in ("first", "second"))
-    return (first, second) if first != second else ("first", "second")
+    return f"A: {first}", f"B: {second}"
+
+
+def no_interval(item: Mapping[str, Any]) -> str:
+    """Why a difference has none."""
+    return f"none: {item['groups']:,} independent groups, fewer than {FEWEST}" if item["small"] else "none: undefined"
 
 
 def doubt(item: Mapping[str, Any]) -> str:
@@ -89,6 +127,17 @@ def doubt(item: Mapping[str, Any]) -> str:
 def _slice(item: Mapping[str, Any]) -> tuple[str, ...]:
     numbers = (shown(item["first"]), shown(item["second"]), f"{item['difference']:+.4f}", interval(item))
     return (item["name"], f"{item['items']:,}", *numbers, doubt(item))
+
+
+def _beside(found: pd.DataFrame) -> dict[str, list[Mark]]:
+    """By sample what the models found, to be drawn."""
+    marks: dict[str, list[Mark]] = {}
+    for row in found.to_dict("records"):
+        corners = tuple(float(row[name]) for name in CORNERS)
+        colour = FOUND_FIRST if row["model"] == "first" else FOUND
+        geometry = row["geometry"] if isinstance(row["geometry"], str) else None
+        marks.setdefault(row["sample_id"], []).append(Mark(corners, geometry, colour))
+    return marks
 
 
 def _as_failures(flips: pd.DataFrame) -> pd.DataFrame:

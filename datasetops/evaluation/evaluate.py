@@ -28,7 +28,7 @@ from datasetops.preannotate.rows import DEFAULT_THRESHOLDS
 from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json, sha256_hex
 
-FORMAT: Final = 1  # of a record; part of its identity, so that a changed metric is never taken for an old one
+FORMAT: Final = 2  # of a record; part of its identity, so that a changed metric is never taken for an old one
 _NAMED: Final = 5  # ids that a message names
 
 
@@ -76,7 +76,7 @@ def evaluate(
     answers = ask(repository, version, source, part.samples, kind, mapping=mapping, progress=progress)
     return evaluation_of(
         repository, version, part, answers, split=split, where=where, score=score, resamples=resamples, seed=seed,
-        warnings=_changed_since(repository, version, source, split),
+        recipe=source.recipe, warnings=_changed_since(repository, version, source, split),
     )  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def evaluation_of(
     score: float | None = None,
     resamples: int | None = None,
     seed: int = 0,
+    recipe: str | None = None,
     warnings: Sequence[str] = (),
 ) -> Evaluation:
     """Judge answers that are there, from whatever model, and keep what came out; see `evaluate`."""
@@ -118,6 +119,7 @@ def evaluation_of(
     refuse_nothing(judged, answers, version)
     info = _info(version, part, answers, judged, parameters | {"mapping": answers.mapping.digest})
     info["warnings"] = [*warnings, *info["warnings"]]
+    info["model"]["recipe"] = recipe
     evaluation = Evaluation(evaluation_id, plain({"evaluation": evaluation_id} | info), judged.failures)
     store_evaluation(repository, evaluation)
     return evaluation

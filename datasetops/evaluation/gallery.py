@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from datasetops.audits.coverage import Coded
 from datasetops.audits.slices import k_means, traits
 from datasetops.errors import DatasetOpsError
-from datasetops.evaluation.regions import Floats, Ints
+from datasetops.evaluation.marks import FOUND, GIVEN, Mark, draw_marks
+from datasetops.evaluation.regions import CORNERS, Floats, Ints
 from datasetops.evaluation.slices import slice_values
 from datasetops.images import ImageError, decode_rgb
 from datasetops.manifest import Repository, Version
@@ -26,18 +29,35 @@ MOST: Final = 500  # errors looked at: some seconds of embedding
 _A_GROUP: Final = 25  # errors in the mean: as many as can be looked through at once …
 _GROUPS: Final = 8  # … in no more groups than a reader keeps apart
 _SHOWN: Final = 12  # pictures of a group
-_SIDE: Final = 144  # pixels of a picture's longer side
-_CORNERS: Final = ("x1", "y1", "x2", "y2")
-_GIVEN, _FOUND = (64, 200, 90), (255, 64, 64)
+_SIDE: Final = 144  # pixels of a picture's longer side, and …
+_MARKED: Final = 288  # … of one on which regions have to be told from each other
+
+
+@dataclass(frozen=True)
+class Card:
+    """An image, and in `rows` all its errors in the group; `picture` is a data URL, None where it cannot be read."""
+
+    uri: str | None
+    picture: str | None
+    rows: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Errors in images that look alike. `traits`: what is commoner among them than among all errors; `rows` of the list."""
+    """`size` errors in `images` that look alike, and `cards` of the first of these, those most like the group first.
+
+    `traits`: what is commoner among the errors than among all.
+    """
 
     size: int
+    images: int
     traits: tuple[str, ...]
-    rows: tuple[dict[str, Any], ...]
+    cards: tuple[Card, ...]
+
+    @property
+    def shown(self) -> int:
+        """How many of its errors the cards have."""
+        return sum(len(card.rows) for card in self.cards)
 
 
 def failure_groups(
@@ -45,13 +65,13 @@ def failure_groups(
     version: Version,
     failures: pd.DataFrame,
     *,
+    beside: Mapping[str, Sequence[Mark]] = MappingProxyType({}),
     pictures: bool = True,
     progress: Progress = no_progress,
 ) -> list[Group]:
     """The first errors of each kind in a list (see `judged.FAILURES`), in groups that look alike, the largest first.
 
-    Each row of a group also has `uri` and `picture`, a data URL with the model's box red and the true one green, None
-    where the image cannot be read. Rows nearest to the middle of their group come first.
+    In pictures what the model found is red, what it missed green; `beside` has more to draw, by sample.
     """
     turn = failures.groupby("error").cumcount()  # of each kind as many, while there are some
     chosen = failures.iloc[np.argsort(turn.to_numpy(), kind="stable")[:MOST]].reset_index(drop=True)
@@ -70,9 +90,14 @@ def failure_groups(
     for code in np.argsort(-np.bincount(codes), kind="stable").tolist():
         items = np.flatnonzero(codes == code)
         items = items[np.argsort(distance[items], kind="stable")]
-        rows = [_row(chosen.iloc[row], own.iloc[row], media if pictures else None) for row in items[:_SHOWN].tolist()]
+        owners = place[items]
+        images = list(dict.fromkeys(owners.tolist()))
+        cards = tuple(
+            _card(chosen.iloc[items[owners == image]], once.iloc[image], media if pictures else None, beside)
+            for image in images[:_SHOWN]
+        )
         common = traits(items, values) if len(items) < len(chosen) else []
-        groups.append(Group(len(items), tuple(common), tuple(rows)))
+        groups.append(Group(len(items), len(images), tuple(common), cards))
     return groups
 
 
@@ -114,26 +139,32 @@ def _words(failures: pd.DataFrame) -> list[Coded]:
     return found
 
 
-def _row(failure: pd.Series[Any], sample: pd.Series[Any], media: Media | None) -> dict[str, Any]:
-    told = {name: None if value is None or value != value else value for name, value in failure.items()}
-    box = None if told["x1"] is None else tuple(float(failure[name]) for name in _CORNERS)
-    shown = None if media is None else picture(media, str(sample["uri"]), box, told["predicted"] is not None)
-    return {str(name): value for name, value in told.items()} | {"uri": sample["uri"], "picture": shown}
+def _card(
+    failures: pd.DataFrame, sample: pd.Series[Any], media: Media | None, beside: Mapping[str, Sequence[Mark]]
+) -> Card:
+    rows: tuple[dict[str, Any], ...] = tuple(
+        {str(name): None if value is None or value != value else value for name, value in row.items()}
+        for row in failures.to_dict("records")
+    )
+    marks = [
+        Mark(tuple(float(row[name]) for name in CORNERS), row["geometry"], GIVEN if row["predicted"] is None else FOUND)
+        for row in rows
+        if row["x1"] is not None
+    ]
+    marks = [*beside.get(sample["sample_id"], ()), *marks]
+    return Card(sample["uri"], None if media is None else picture(media, str(sample["uri"]), marks), rows)
 
 
-def picture(media: Media, uri: str, box: tuple[float, ...] | None = None, found: bool = False) -> str | None:
-    """A small one as a data URL, with a box on it that the model found or missed; None where it cannot be read."""
+def picture(media: Media, uri: str, marks: Sequence[Mark] = ()) -> str | None:
+    """A small one as a data URL, larger where something is marked on it; None where it cannot be read."""
     try:
         image = decode_rgb(media.read(uri))
     except (DatasetOpsError, ImageError):
         return None
-    scale = _SIDE / max(image.size)
+    scale = (_MARKED if marks else _SIDE) / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     small = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
-    if box is not None:
-        x1, y1, x2, y2 = (value * scale for value in box)
-        corners = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-        ImageDraw.Draw(small).rectangle(corners, outline=_FOUND if found else _GIVEN, width=2)
+    draw_marks(small, marks, scale)
     sink = io.BytesIO()
     small.save(sink, "JPEG", quality=82)
     return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"

@@ -14,8 +14,9 @@ from datasetops.evaluation.answers import Answers
 from datasetops.evaluation.classification import CriticalRate, critical_rates
 from datasetops.evaluation.detection import coco_metrics
 from datasetops.evaluation.error_kinds import ERROR_KINDS, MISSED, ErrorKinds, error_kinds
-from datasetops.evaluation.judged import Judged, critical_targets, failures_table, named, plain_rate
+from datasetops.evaluation.judged import REGION, Judged, critical_targets, failures_table, named, plain_rate
 from datasetops.evaluation.matching import RECALLS, Curves, match
+from datasetops.evaluation.pixels import shared_pixels
 from datasetops.evaluation.regions import OUTLINED, Flags, Ints, Regions, found_regions, pairs_of, truth_regions
 from datasetops.evaluation.resampling import AveragePrecision, Metric
 from datasetops.preannotate.measure import SAME_BOX
@@ -50,7 +51,7 @@ def judge_regions(
     was_found[hits.truth[hits.truth >= 0]] = True
     counted = ~truth.crowd
     by_class = coco.by_class()
-    details = {
+    details: dict[str, Any] = {
         "classes": [
             {"name": name, "examples": int((truth.boxes.label[counted] == code).sum()), **by_class[name]}
             for code, name in enumerate(names)
@@ -72,12 +73,18 @@ def judge_regions(
             "annotation_id": annotation_ids,
             "truth": named(names, truth.boxes.label),
             "right": was_found,
+            **_region(truth, np.arange(len(truth)), annotations),
         }
     )[counted]
     # Means over the classes that happen to be there are no measure of a part of the data: classes that are found where
     # they are not cost nothing if it holds none of them. In one order of all detections they do.
     metrics: dict[str, Metric] = {"pooled_AP": AveragePrecision(curves), "pooled_AP50": AveragePrecision(curves, 0)}
     everything = np.ones((1, len(rows)))
+    if outlined:
+        metrics["mean_iou"] = shared = shared_pixels(truth, sure, len(rows), len(names))
+        by_name = dict(zip(names, shared.by_class(everything)[0].tolist(), strict=True))
+        for item in details["classes"]:
+            item["iou"] = by_name[item["name"]]
     pooled = {name: float(metric.values(everything)[0]) for name, metric in metrics.items()}
     empty = len(rows) - len(np.unique(truth.boxes.image))
     return Judged(
@@ -87,7 +94,10 @@ def judge_regions(
         coco.summary() | pooled,
         details,
         things.reset_index(drop=True),
-        _failures(sure, truth, at_score, mine["sample_id"].to_numpy(object), annotation_ids, names),
+        _failures(
+            *(sure, answers.rows, truth, annotations),
+            *(at_score, mine["sample_id"].to_numpy(object), annotation_ids, names),
+        ),
         "AP",
         {"with nothing labeled, which counts as nothing to find": empty},
         resamples=_RESAMPLES,
@@ -114,7 +124,14 @@ def _critical_rates(
 
 
 def _failures(
-    sure: Regions, truth: Regions, kinds: ErrorKinds, sample_ids: Any, annotation_ids: Any, names: tuple[str, ...]
+    sure: Regions,
+    detections: pa.Table,
+    truth: Regions,
+    annotations: pa.Table,
+    kinds: ErrorKinds,
+    sample_ids: Any,
+    annotation_ids: Any,
+    names: tuple[str, ...],
 ) -> pd.DataFrame:
     """False detections by falling score, then missed objects by falling size."""
     wrong = np.flatnonzero(kinds.kind >= 0)
@@ -122,14 +139,8 @@ def _failures(
     object_ = kinds.object[wrong]
     missed = np.flatnonzero(kinds.missed)
     missed = missed[np.argsort(-truth.area[missed], kind="stable")]
-
-    def rows(regions: Regions, which: Ints) -> dict[str, Any]:
-        corners = regions.boxes.corners[which].T
-        return {"sample_id": sample_ids[regions.boxes.image[which]]} | dict(
-            zip(("x1", "y1", "x2", "y2"), corners, strict=True)
-        )
-
-    false = rows(sure, wrong) | {
+    false = _region(sure, wrong, detections) | {
+        "sample_id": sample_ids[sure.boxes.image[wrong]],
         "annotation_id": np.array([*annotation_ids, None], object)[object_],
         "error": np.array(ERROR_KINDS, object)[kinds.kind[wrong]],
         "truth": named(names, np.append(truth.boxes.label, -1)[object_]),
@@ -137,7 +148,8 @@ def _failures(
         "score": sure.score[wrong],
         "note": "",
     }
-    lost = rows(truth, missed) | {
+    lost = _region(truth, missed, annotations) | {
+        "sample_id": sample_ids[truth.boxes.image[missed]],
         "annotation_id": annotation_ids[missed],
         "error": MISSED,
         "truth": named(names, truth.boxes.label[missed]),
@@ -150,3 +162,9 @@ def _failures(
             [failures_table(pd.DataFrame(part)) for part in (false, lost) if len(part["sample_id"])] or [pd.DataFrame()]
         )
     )
+
+
+def _region(regions: Regions, which: Ints, table: pa.Table) -> dict[str, Any]:
+    """The columns REGION of some regions, which are of rows of a table."""
+    geometry = None if regions.masks is None else table["geometry"].take(pa.array(regions.rows[which])).to_pylist()
+    return dict(zip(REGION, [*regions.boxes.corners[which].T, geometry], strict=True))

@@ -15,7 +15,8 @@ from datasetops.evaluation.resampling import Metric
 from datasetops.schema import LabelSchema
 from datasetops.schema.model import Critical
 
-FAILURES: Final = ("sample_id", "annotation_id", "error", "truth", "predicted", "score", "x1", "y1", "x2", "y2", "note")
+REGION: Final = ("x1", "y1", "x2", "y2", "geometry")  # where it is: what was found, or missed; geometry of masks only
+FAILURES: Final = ("sample_id", "annotation_id", "error", "truth", "predicted", "score", *REGION, "note")
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Judged:
     `numbers` by name, and `headline`, the name of the one that stands for all; `details` are plain values. `metrics`: what
     has intervals, and the first of them slices, as a `Metric` over the N samples; `smaller`: numbers that are better the
     smaller they are. `things`: a row for each thing that people labeled, and whether it was `right`, which two models can
-    be compared on. `failures` has the columns FAILURES, the surest errors first. `resamples`: draws of an interval, where
-    the usual number is too slow.
+    be compared on; with REGION where it is somewhere in its image. `failures` has the columns FAILURES, the surest errors
+    first. `resamples`: draws of an interval, where the usual number is too slow.
     """
 
     kind: str
@@ -49,11 +50,17 @@ def critical_targets(schema: LabelSchema) -> dict[str, Critical]:
 def plain_rate(rate: CriticalRate) -> dict[str, Any]:
     own = rate.rate
     told = {"class": rate.name, "rate": rate.kind, "value": own.value, "low": own.low, "high": own.high}
-    return (
-        told
-        | {"errors": own.right, "of": own.count, "target": rate.target, "verdict": rate.verdict}
-        | {"needed": rate.needed}
-    )
+    counts = {"errors": own.right, "of": own.count, "target": rate.target}
+    return told | counts | {"verdict": rate.verdict, "more": rate.more if rate.verdict == "open" else None}
+
+
+def verdict_of(rate: Mapping[str, Any]) -> str:
+    """The verdict on a `plain_rate`, and of an open one what would settle it."""
+    if rate["verdict"] != "open" or "more" not in rate:  # records of older releases do not tell
+        return str(rate["verdict"])
+    if rate["more"] is None:
+        return "open; at this rate no number of items would show it to be met"
+    return f"open; at this rate about {rate['more']:,} more independent items would show it to be met"
 
 
 def named(names: tuple[str, ...], codes: Ints) -> Any:

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from datasetops.audits import charts
 from datasetops.audits.record import plain
-from datasetops.evaluation.gallery import failure_groups
+from datasetops.evaluation.gallery import Group, failure_groups
+from datasetops.evaluation.judged import verdict_of
 from datasetops.evaluation.record import Evaluation
 from datasetops.evaluation.sections import Section, interval, sections, shown
 from datasetops.manifest import Repository, Version
@@ -19,11 +20,13 @@ from datasetops.progress import Progress, no_progress
 _FEW: Final = 30  # examples of a class below which the card warns of its numbers
 _BAD: Final = 0.5  # recall or AP of a class below which the card names it
 _LIMITS: Final = 12  # lines of one kind in a card
+_DIGITS: Final = 12  # of a commit
+_ROWS: Final = 12  # errors of a group in Markdown
 _HEADLINES: Final = {
     "classification": ("accuracy", "macro_f1", "mean_average_precision", "ece"),
     "text": ("cer", "wer", "exact"),
 }
-_REGION_HEADLINES: Final = ("AP", "AP50", "AP75", "AR100", "pooled_AP")
+_REGION_HEADLINES: Final = ("mean_iou", "AP", "AP50", "AP75", "AR100", "pooled_AP")
 
 
 def report_writer(file: Path) -> str:
@@ -52,9 +55,15 @@ def write_report(
         out.write_text(_markdown(evaluation, groups), encoding="utf-8")
         return
     info = evaluation.info
-    out.write_text(
-        page("evaluation.html", info, sections(info), groups=groups, headlines=_headlines(info)), encoding="utf-8"
-    )
+    facts = {
+        "groups": groups,
+        "headlines": _headlines(info),
+        "gallery": _gallery(info),
+        "heading": heading(info),
+        "about": _about(info),
+        "drawn": info["kind"] not in ("classification", "text"),
+    }
+    out.write_text(page("evaluation.html", info, sections(info), **facts), encoding="utf-8")
 
 
 def page(template: str, info: Mapping[str, Any], shown_sections: Sequence[Section], **facts: Any) -> str:
@@ -70,6 +79,28 @@ def page(template: str, info: Mapping[str, Any], shown_sections: Sequence[Sectio
     return environment.get_template(template).render(info=info, sections=drawn, **facts)
 
 
+def heading(info: Mapping[str, Any]) -> str:
+    """What was judged on what, and when: enough to find the record again."""
+    model = info["model"]
+    told = [
+        model["label"] + (f", recipe {model['recipe']}" if model.get("recipe") else ""),
+        f"{info['version']}, {judged_on(info)}",
+        f"commit {info['commit'][:_DIGITS]}",
+        f"evaluation {info['evaluation']}",
+        moment(info["time"]),
+    ]
+    return " · ".join(told)
+
+
+def judged_on(info: Mapping[str, Any]) -> str:
+    split = f"split {info['split']}" if info["split"] else "all samples"
+    return split + (f", where {info['where']}" if info["where"] else "")
+
+
+def moment(time: str) -> str:
+    return f"{time[:16].replace('T', ' ')} UTC"
+
+
 def _headlines(info: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     names = _HEADLINES.get(info["kind"], _REGION_HEADLINES)
     return [
@@ -79,17 +110,28 @@ def _headlines(info: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _markdown(evaluation: Evaluation, groups: Sequence[Any]) -> str:
+def _gallery(info: Mapping[str, Any]) -> str:
+    return (
+        f"{info['items']['errors']:,} errors in all; here are some of each kind, in groups of images that look alike, those "
+        "most like their group first."
+    )
+
+
+def _markdown(evaluation: Evaluation, groups: Sequence[Group]) -> str:
     info = evaluation.info
-    lines = [f"# {info['model']['name']} on {info['version']}", "", _about(info), ""]
+    lines = [f"# {info['model']['name']} on {info['version']}", "", heading(info), "", _about(info), ""]
     lines += [f"- {line}" for line in info["warnings"]]
     lines += in_markdown(sections(info))
     if groups:
-        lines += ["", "## Errors by how their images look", ""]
+        lines += ["", "## Errors by how their images look", "", _gallery(info), ""]
+        names = ("error", "truth", "predicted", "score", "note")
         for group in groups:
-            lines += [f"### {group.size} errors{': ' if group.traits else ''}{'; '.join(group.traits)}", ""]
-            names = ("uri", "error", "truth", "predicted", "score", "note")
-            lines += [*_table(names, [[shown(row.get(name)) for name in names] for row in group.rows]), ""]
+            traits = f": {'; '.join(group.traits)}" if group.traits else ""
+            lines += [f"### {group.size:,} errors in {group.images:,} images{traits}", ""]
+            rows = [(card.uri, *(row[name] for name in names)) for card in group.cards for row in card.rows]
+            lines += [*_table(("uri", *names), [[shown(cell) for cell in row] for row in rows[:_ROWS]]), ""]
+            if group.size > _ROWS:
+                lines += [f"… and {group.size - _ROWS:,} more.", ""]
     if info["faults"]:
         lines += ["", "## Samples without an answer", ""]
         lines += [f"- {fault['uri'] or fault['sample_id']}: {fault['reason']}" for fault in info["faults"]]
@@ -115,7 +157,8 @@ def model_card(evaluation: Evaluation) -> str:
     lines = [
         f"# Model card: {info['model']['name']}",
         "",
-        f"- Model: `{info['model']['label']}`, digest `{info['model']['digest']}`",
+        f"- Model: `{info['model']['label']}`, digest `{info['model']['digest']}`"
+        + (f", recipe {info['model']['recipe']}" if info["model"].get("recipe") else ""),
         f"- Task: {info['kind']}",
         f"- Judged on: {info['version']} (commit `{info['commit']}`), {info['split'] or 'all samples'}"
         + (f", where `{info['where']}`" if info["where"] else ""),
@@ -141,7 +184,7 @@ def known_limits(info: Mapping[str, Any]) -> list[str]:
         if rate["verdict"] != "met":
             limits.append(
                 f"{rate['class']}: {rate['rate'].upper()} {shown(rate['value'])} ({interval(rate)}) against "
-                f"{rate['target']:g} allowed: {rate['verdict']}."
+                f"{rate['target']:g} allowed: {verdict_of(rate)}."
             )
     classes = [item for item in info["details"].get("classes", ()) if item["examples"]]
     key = "AP" if classes and "AP" in classes[0] else "recall"

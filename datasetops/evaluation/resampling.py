@@ -99,6 +99,41 @@ class MacroF1:
 
 
 @dataclass(frozen=True)
+class MeanIou:
+    """The mean over classes of the pixels that are the class's in truth and answer, by those that are in either.
+
+    Everingham et al., "The Pascal VOC Challenge" (IJCV 2010). Pixels of each unit and class, (units, K): `truth`, `found`,
+    and `both`. Classes without a pixel in truth do not count.
+    """
+
+    truth: Floats
+    found: Floats
+    both: Floats
+
+    @property
+    def units(self) -> int:
+        return len(self.truth)
+
+    def grouped(self, codes: Ints, number: int) -> MeanIou:
+        inside = np.flatnonzero(codes >= 0)
+        sums = _ones(codes[inside], inside, (number, len(codes)))
+        return MeanIou(sums @ self.truth, sums @ self.found, sums @ self.both)
+
+    def values(self, weights: Floats, *, rough: bool = False) -> Floats:
+        by_class = self.by_class(weights)
+        there = ~np.isnan(by_class)
+        with np.errstate(invalid="ignore"):
+            result: Floats = np.where(there, by_class, 0).sum(axis=1) / there.sum(axis=1)
+        return result
+
+    def by_class(self, weights: Floats) -> Floats:
+        """Shape (R, K) for weights (R, units); NaN for a class without a pixel in truth."""
+        truth, found, both = (weights @ part for part in (self.truth, self.found, self.both))
+        ratio: Floats = np.where(truth > 0, both / np.maximum(truth + found - both, 1e-300), np.nan)
+        return ratio
+
+
+@dataclass(frozen=True)
 class AveragePrecision:
     """COCO's AP over classes and thresholds of overlap; `threshold`: the place of the only one that counts."""
 

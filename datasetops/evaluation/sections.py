@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from datasetops.audits import charts
 from datasetops.evaluation.calibration import BINS
+from datasetops.evaluation.judged import verdict_of
 
-_CURVES: Final = 6  # classes whose curves are drawn: as many as there are colours
+_CURVES: Final = 4  # classes whose curves are drawn: as many as a chart has room to name
 _GRID: Final = 16  # classes up to which the whole confusion matrix is drawn
 _LISTED: Final = 40  # slices and confusions in a table
 
@@ -76,20 +77,16 @@ def _critical(info: Mapping[str, Any]) -> Section | None:
             interval(rate),
             f"{rate['errors']:,} of {rate['of']:,}",
             f"{rate['target']:g}",
-            rate["verdict"] if rate["verdict"] != "open" else f"open{_needed(rate)}",
+            verdict_of(rate),
         )
         for rate in rates
     ]
     note = (
-        "Each bound holds with 95 %, samples of a group counting as copies of each other. Met: even the upper one is "
-        "allowed. Open: too few items to tell."
+        "Each bound holds with 95 %, samples of a group counting as copies of each other: independent items are groups. "
+        "Met: even the upper bound is allowed. Open: too few items to tell."
     )
     header = ("class", "rate", "value", "bounds", "errors", "allowed", "verdict")
     return Section("Critical classes", header, rows, note)
-
-
-def _needed(rate: Mapping[str, Any]) -> str:
-    return f" ({rate['needed']:,} without an error would do)" if rate.get("needed") else ""
 
 
 def _slices(info: Mapping[str, Any]) -> Section | None:
@@ -134,7 +131,8 @@ def _classes(info: Mapping[str, Any]) -> Section | None:
     for kind, (title, across, up) in titles.items():
         series = {name: points for name in worst if (points := curves[name].get(kind))}
         if series:
-            drawn.append(charts.scatter(f"{title}, worst classes", series, across=across, up=up, joined=True))
+            note = f"The worst {len(series)} of {len(entries)} classes." if len(entries) > len(series) else ""
+            drawn.append(charts.scatter(title, series, across=across, up=up, joined=True, note=note))
     rows = [(item["name"], *(shown(item[name], digits=3) for name in names)) for item in entries]
     return Section("Classes, worst first", ("class", *(name.replace("_", " ") for name in names)), rows, charts=drawn)
 

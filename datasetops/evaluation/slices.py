@@ -20,6 +20,7 @@ FEWEST: Final = 10
 # Groups that the set as a whole counts for in a slice's rank: as many as give a share of a half an error of a tenth, so
 # that a dozen unlucky images do not stand above a part of the data that is surely bad.
 PRIOR: Final = 25
+_NAMES: Final = ("image_id", "file_name")  # metadata that formats keep an image's own name in
 POINT: Final = 0.01  # "no slice worse than 1 point without being named"
 
 
@@ -70,8 +71,15 @@ class SliceDifference:
 
 
 def slice_values(samples: pd.DataFrame, schema: LabelSchema) -> dict[str, Coded]:
-    """By key the values that divide samples: the schema's slices, columns such as origin, and the metadata."""
-    found = attributes(samples)
+    """By key the values that divide samples: the schema's slices, columns such as origin, and the metadata.
+
+    Metadata with a value of its own for each sample is a name, and divides nothing.
+    """
+    found = {
+        key: coded
+        for key, coded in attributes(samples).items()
+        if key not in _NAMES and np.bincount(coded.codes[coded.codes >= 0]).max(initial=0) > 1
+    }
     for key, values in values_by_key(samples, [item.key for item in schema.slices]).items():
         if key not in found:
             codes, names = pd.factorize(values)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from datasetops.audits.sampling.bounds import clopper_pearson
 from datasetops.evaluation.classification import (
     classify,
     classify_several,
@@ -15,6 +16,7 @@ from datasetops.evaluation.classification import (
     precision_recall_curve,
     roc_curve,
 )
+from datasetops.evaluation.judged import plain_rate, verdict_of
 from datasetops.schema.model import Critical
 
 NAMES = ("ant", "bee", "cat", "dog")
@@ -93,14 +95,33 @@ def test_curves_run_from_end_to_end() -> None:
     assert precision_recall_curve(probabilities[:, 3], truth == 3) == []
 
 
-@pytest.mark.parametrize(("misses", "verdict"), [(0, "met"), (3, "open"), (30, "missed")])
-def test_critical_classes_are_held_against_their_targets(misses: int, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("misses", "verdict", "told"),
+    [
+        (0, "met", "met"),
+        (3, "open", "open; at this rate about 243 more independent items would show it to be met"),
+        (6, "open", "open; at this rate no number of items would show it to be met"),
+        (30, "missed", "missed"),
+    ],
+)
+def test_critical_classes_are_held_against_their_targets(misses: int, verdict: str, told: str) -> None:
     truth = np.zeros((100, 2), bool)
     truth[:, 0] = True
     predicted = truth.copy()
     predicted[:misses, 0] = False
     (rate,) = critical_rates(truth, predicted, ("ant", "bee"), {"ant": Critical(max_fnr=0.05)}, np.arange(100))
     assert (rate.kind, rate.rate.right, rate.rate.count, rate.verdict) == ("fnr", misses, 100, verdict)
+    assert verdict_of(plain_rate(rate)) == told
+    if verdict == "open" and rate.more:
+        count = 100 + rate.more
+        _, high = clopper_pearson(round(0.03 * count), count, 0.95)
+        assert high == pytest.approx(0.05, abs=0.002)
+
+
+def test_without_an_error_so_far_as_many_more_do_as_the_rule_of_three_says() -> None:
+    truth = np.ones((20, 1), bool)
+    (rate,) = critical_rates(truth, truth, ("ant",), {"ant": Critical(max_fnr=0.05)}, np.arange(20))
+    assert rate.more == 59 - 20
 
 
 def test_copies_of_one_item_prove_little() -> None:

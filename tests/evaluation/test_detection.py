@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pytest
@@ -16,8 +17,10 @@ from datasetops.errors import MissingDependencyError
 from datasetops.evaluation import detection
 from datasetops.evaluation.detection import coco_metrics, evaluator_name
 from datasetops.evaluation.matching import Curves, match
+from datasetops.evaluation.pixels import shared_pixels
 from datasetops.evaluation.regions import Regions, found_regions, pairs_of, truth_regions
 from datasetops.evaluation.resampling import AveragePrecision
+from datasetops.labeling.masks import encoded
 
 pytest.importorskip("hotcoco")
 CLASSES = ("a", "b", "c")
@@ -185,3 +188,46 @@ def test_the_evaluator_is_named_and_may_be_missing(monkeypatch: pytest.MonkeyPat
     assert evaluator_name() == "pycocotools"
     with pytest.raises(MissingDependencyError, match="hotcoco"):
         evaluator_name("hotcoco")
+
+
+def test_shared_pixels_are_those_of_arrays() -> None:
+    rng = np.random.default_rng(5)
+    images, names = 6, ("a", "b", "c")
+    arrays: dict[str, list[tuple[int, int, npt.NDArray[np.bool_]]]] = {"truth": [], "found": []}
+    for part, number in (("truth", 11), ("found", 14)):
+        for _ in range(number):
+            mask = np.zeros((20, 30), bool)
+            y, x = rng.integers(0, 12, 2)
+            mask[y : y + rng.integers(2, 9), x : x + rng.integers(2, 15)] = True
+            arrays[part].append((int(rng.integers(images)), int(rng.integers(2 if part == "truth" else 3)), mask))
+    ids = pa.array([str(number) for number in range(images)])
+    size = np.array([(30, 20)] * images)
+    regions = {}
+    for part, rows in arrays.items():
+        table = pa.Table.from_pylist(
+            [
+                {"sample_id": str(image), "kind": "mask", "label": names[label], "score": 0.9, "attributes": "{}"}
+                | {"geometry": json.dumps({"rle": encoded(mask)}), "annotation_id": f"{part}{number}"}
+                | dict.fromkeys(("x1", "y1", "x2", "y2"), 0.0)
+                for number, (image, label, mask) in enumerate(rows)
+            ]
+        )
+        regions[part] = (truth_regions if part == "truth" else found_regions)(table, ids, names, size)
+    weights = np.array([[1.0] * images, [0, 2, 1, 0, 3, 1]])
+    shared = shared_pixels(regions["truth"], regions["found"], images, len(names))
+    for weight, value in zip(weights, shared.values(weights), strict=True):
+        ious = []
+        for code in range(2):
+            totals = np.zeros(2)
+            for image in range(images):
+                one, other = (
+                    np.any(
+                        [m for i, c, m in arrays[part] if (i, c) == (image, code)] or [np.zeros((20, 30), bool)], axis=0
+                    )
+                    for part in ("truth", "found")
+                )
+                totals += weight[image] * np.array([(one & other).sum(), (one | other).sum()])
+            ious.append(totals[0] / totals[1])
+        assert value == pytest.approx(np.mean(ious))
+    halves = shared.grouped(np.array([0, 0, 0, 1, 1, 1]), 2).values(np.array([[1.0, 1.0]]))
+    assert halves == pytest.approx(shared.values(np.ones((1, images))))

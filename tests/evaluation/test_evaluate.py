@@ -18,7 +18,7 @@ from datasetops.cli import evaluate as command
 from datasetops.engine.local import LocalEngine
 from datasetops.errors import ModelError, NotFoundError, RejectedError
 from datasetops.evaluation.compare import compare
-from datasetops.evaluation.compare_report import write_comparison
+from datasetops.evaluation.compare_report import comparison_sections, write_comparison
 from datasetops.evaluation.evaluate import evaluate
 from datasetops.evaluation.record import Evaluation, load_evaluation, looks_at
 from datasetops.evaluation.report import known_limits, model_card, write_report
@@ -238,11 +238,22 @@ def test_a_worse_model_is_told_where_and_on_what(labeled: Repository, task: str,
     html = (tmp_path / "c.html").read_text()
     assert html.count("data:image/jpeg;base64,") == sum(min(count, 12) for count in info["flips"].values())
     assert "Slices that lose a point or more" in html
+    assert ("What people drew is green" in html) == (task == "box")
+    if task == "box":
+        assert set(found.found["model"]) == {"first", "second"}
+        assert set(found.found["sample_id"]) == set(found.flips["sample_id"])
+        assert found.flips["x1"].notna().all()
     assert ("before: green" in html) == (task == "classification")
     assert "| light = night |" in (tmp_path / "c.md").read_text()
+    assert "A is mean-colour#" in html
+    assert "| B: confused | B - A |" in (tmp_path / "c.md").read_text()
     assert json.loads((tmp_path / "c.json").read_text())["flips"] == info["flips"]
     same = compare(labeled, labeled.version(), asked(labeled), asked(labeled), task=task, resamples=100)
     assert (same.info["worse"], same.info["flips"]) == ([], {})
+    (row,) = comparison_sections(same.info | {"metrics": {"AP": main | {"low": None, "small": True, "groups": 9}}})[
+        0
+    ].rows
+    assert row[-1] == "none: 9 independent groups, fewer than 10"
     tail = labeled.ledger.tail()
     assert tail is not None
     assert tail.event.kind == "compare"
@@ -290,6 +301,7 @@ def test_commands_with_kept_predictions(labeled: Repository, tmp_path: Path) -> 
     result = call(Path(root), "compare", "mean-colour", "confused", "--flips", str(tmp_path / "flips.csv"))
     assert result.exit_code == 0, result.output
     assert "Slices that lose a point or more of accuracy:" in result.output
+    assert result.output.index("A: mean-colour") < result.output.index("B: confused") < result.output.index("B - A")
     assert (tmp_path / "flips.csv").read_text().count("right to wrong") == 11
     assert call(Path(root), "evaluate", "mean-colour", "--report", "x.doc").exit_code == 2
     assert call(Path(root), "evaluate", "mean-colour", "--split", "none").exit_code == 1

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +13,10 @@ from sklearn.metrics import f1_score
 from datasetops.audits.coverage import Coded
 from datasetops.audits.sampling.bounds import clopper_pearson
 from datasetops.evaluation.resampling import MacroF1, Ratio, draws, estimate
-from datasetops.evaluation.slices import FEWEST, by_slice, difference, differences_by_slice
+from datasetops.evaluation.slices import FEWEST, by_slice, difference, differences_by_slice, slice_values
 from datasetops.evaluation.texts import text_errors
+from datasetops.records import SAMPLES
+from datasetops.schema import LabelSchema
 
 
 def accuracy(right: np.ndarray) -> Ratio:
@@ -126,3 +130,12 @@ def test_a_share_without_an_exception_is_no_certainty() -> None:
     wrong = estimate(Ratio(np.zeros(150), np.ones(150)), np.repeat(np.arange(30), 5))
     assert wrong.low == 0.0
     assert wrong.high == pytest.approx(clopper_pearson(0, 30, 0.975)[1], abs=1e-9)
+
+
+def test_a_name_of_its_own_for_each_sample_makes_no_slice() -> None:
+    told = [{"image_id": n % 9, "camera": n, "serial": f"a{n}", "light": ["day", "night"][n % 2]} for n in range(18)]
+    samples = pd.DataFrame({"metadata": [json.dumps(values) for values in told]}).reindex(columns=SAMPLES.names)
+    schema = LabelSchema.model_validate(
+        {"name": "x", "version": 1, "tasks": [{"kind": "classification"}], "classes": [{"id": 0, "name": "a"}]}
+    )
+    assert set(slice_values(samples, schema)) == {"light"}
