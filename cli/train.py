@@ -74,6 +74,7 @@ def train(
                 tolerance=tolerance,
                 device=device,
                 progress=session.progress,
+                say=session.say,
             )
         session.emit(again.as_dict(), _reproduction_lines(again))
         if not again.agrees:
@@ -85,6 +86,7 @@ def train(
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})
     told = tracker_of(repository, tracker)
+    told.check()
     with quiet_decoding():
         record = training.train(
             repository,
@@ -99,6 +101,7 @@ def train(
             address=address,
             gpus=gpus,
             progress=session.progress,
+            say=session.say,
         )
     for note in record.notes:
         session.say(note)

@@ -12,6 +12,7 @@ import pandas as pd
 from datasetops.errors import DatasetOpsError, NotFoundError
 from datasetops.evaluation.compare import Comparison, compare
 from datasetops.evaluation.evaluate import evaluate as run_evaluation
+from datasetops.evaluation.judged import verdict_of
 from datasetops.evaluation.record import Evaluation
 from datasetops.gate.rules import RuleResult
 from datasetops.gate.status import DRAFT, status_of
@@ -197,7 +198,9 @@ def slices(case: Case) -> RuleResult:
         told += (
             [f"a point or more worse, which may be chance: {_some([item['name'] for item in worse])}"] if worse else []
         )
-    remedy = f"Look at them: dsops evaluate model:{case.record.name} {case.version.name} --report FILE.html"
+    what = f"model:{case.record.name} {case.version.name} --report FILE.html"
+    against = f"compare model:{case.production.name}" if evidence.get("lost") and case.production else "evaluate"
+    remedy = f"Look at them: dsops {against} {what}"
     if bad:
         return RuleResult("slices", False, _some(bad), remedy, evidence)
     nothing = _nothing_before(case) if compared is None else "no slice surely lost much"
@@ -213,15 +216,12 @@ def critical(case: Case) -> RuleResult:
     def words(rate: Mapping[str, Any]) -> str:
         return (
             f"{rate['class']}: {rate['rate'].upper()} {_percent(rate['value'])} "
-            f"({_percent(rate['low'])} to {_percent(rate['high'])}), at most {rate['target']:.1%} allowed: {rate['verdict']}"
-            + (
-                f" ({rate['needed']:,} without an error would do)"
-                if rate["verdict"] == "open" and rate["needed"]
-                else ""
-            )
+            f"({_percent(rate['low'])} to {_percent(rate['high'])}), at most {rate['target']:.1%} allowed: {verdict_of(rate)}"
         )
 
-    remedy = "Missed: train for these classes. Open: too few samples of them to tell; label more for this split."
+    remedy = (
+        "Missed: train for these classes. Open: too few to tell; label more for this split, or train for fewer errors."
+    )
     told = _some([words(rate) for rate in missed or rates])
     return RuleResult("critical", not missed, told, remedy, {"rates": list(rates)})
 

@@ -64,6 +64,9 @@ class Tracker(Protocol):
 
     name: str
 
+    def check(self) -> None:
+        """Raise TrackerError where nothing can be kept, as far as that is known without asking anybody."""
+
     def start(self, key: str, name: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Run | None:
         """Open a run. `key` tells it from all others: None where one of that key was finished before."""
 
@@ -78,6 +81,9 @@ class NoTracker:
     """Nothing is told to anybody."""
 
     name = NONE
+
+    def check(self) -> None:
+        return None
 
     def start(self, key: str, name: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Run | None:
         return None

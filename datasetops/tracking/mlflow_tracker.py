@@ -64,6 +64,11 @@ class MlflowTracker:
             # A folder is all that the small package can write by itself; MLflow wants to hear that it is meant.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
 
+    def check(self) -> None:
+        if not self._uri.startswith(_LOCATED):  # a database, which the small package cannot write
+            with quiet("mlflow"):
+                self._client()
+
     def start(self, key: str, name: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Run | None:
         from mlflow.entities import Param
 

@@ -35,6 +35,9 @@ class WandbTracker:
             raise MissingDependencyError("wandb", extra="wandb", purpose="Tracking by Weights & Biases") from None
         self._place = place
 
+    def check(self) -> None:
+        return None
+
     def start(self, key: str, name: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> Run | None:
         import wandb
 

@@ -31,6 +31,10 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 _HELD_OUT: Final = ("test", "val", "valid", "validation", "dev")  # splits that nothing is learned from
 _VALIDATING: Final = ("val", "valid", "validation", "dev")
 _NAMED: Final = 5  # things that a message names
+# What checks of labels look at; any other may look at all kinds.
+_OF_KIND: Final = {
+    "label_noise": "classification", "swapped_box": "box", "misplaced_box": "box", "duplicate_box": "box",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,19 +165,29 @@ def label_weights(
 ) -> tuple[Floats, tuple[str, ...]]:
     """How much each label (N,) counts, in [0, 1], and what there is to say of it.
 
-    `rows` has annotation_id and sample_id. A finding without an annotation is about all labels of its sample. Raises
-    NotFoundError where the recipe goes by findings and the version has not been audited.
+    `rows` has annotation_id, sample_id and kind. A finding without an annotation is about all labels of its sample. Raises
+    NotFoundError where the recipe goes by findings and the version has not been audited, or only by checks of other kinds.
     """
     noise = recipe.noise
     weights = np.ones(len(rows))
-    if noise.findings == "keep":
+    if noise.findings == "keep" or not len(rows):
         return weights, ()
-    audit = latest_audit(repository, version)
-    missing = sorted(set(noise.checks) - set(audit.info["checks"]))
-    if len(missing) == len(noise.checks):
+    kinds = sorted(set(rows["kind"]))
+    wanted = [check for check in noise.checks if _OF_KIND.get(check) in (None, *kinds)]
+    if not wanted:
         raise NotFoundError(
-            f"The recipe goes by findings of {listed(missing)}, and no audit of {version.name} ran any of these checks.",
-            remedy=f"Run: dsops audit {version.name} --checks {','.join(missing)}",
+            f"The recipe goes by findings of {listed(noise.checks)}, none of which is about {' or '.join(kinds)}.",
+            remedy="Name checks that are, under noise.checks in the recipe; for masks: mask.",
+        )
+    command = f"Run: dsops audit {version.name} {' '.join(f'--check {name}' for name in wanted)}"
+    try:
+        audit = latest_audit(repository, version)
+    except NotFoundError as error:
+        raise NotFoundError(error.message, remedy=command) from None
+    if not set(wanted) & set(audit.info["checks"]):
+        raise NotFoundError(
+            f"The recipe goes by findings of {listed(wanted)}, and no audit of {version.name} ran any of these checks.",
+            remedy=command,
         )
     least = SEVERITIES[SEVERITIES.index(noise.at) :]
     found = audit.findings

@@ -28,7 +28,7 @@ from datasetops.store.media import Media
 from datasetops.training.data import Parts
 from datasetops.training.finetune_data import REST, Example, Examples, examples
 from datasetops.training.finetune_images import Views, batches
-from datasetops.training.finetune_model import load_start, packed, unpacked
+from datasetops.training.finetune_model import find_checkpoint, load_start, packed, unpacked
 from datasetops.training.finetune_predictor import open_tuned
 from datasetops.training.finetune_run import Run
 from datasetops.training.finetune_team import Team
@@ -36,6 +36,7 @@ from datasetops.training.head import found_in, truth_of
 from datasetops.training.probe import judged
 from datasetops.training.recipe import FinetuneRecipe
 from datasetops.training.record import Trained
+from datasetops.training.state import Say, silent
 
 _FORMAT: Final = 1
 _LEAST: Final = 1e-12  # of a probability whose logarithm is taken
@@ -53,23 +54,25 @@ def train_finetune(
     device: str = "auto",
     team: Callable[[Any], Team] | None = None,
     progress: Progress = no_progress,
+    say: Say = silent,
 ) -> tuple[Trained | None, Parts]:
     """Train, and say on which samples. Checkpoints are in `folder`: a run that was stopped goes on from there.
 
     `team` makes this worker's place among those that train together; only the first of them gives a model. Raises
-    what `examples` and `load_start` raise, MissingDependencyError where the extra `train` is not installed, and
-    ModelError where training diverges at once or memory is short for one image.
+    what `find_checkpoint`, `examples` and `load_start` raise, MissingDependencyError where the extra `train` is not
+    installed, and ModelError where training diverges at once or memory is short for one image.
     """
     chosen = pick_device(device)
+    checkpoint = find_checkpoint(recipe)  # before images are looked at, which takes long
     found, kept = examples(repository, version, parts, recipe, skip_unreadable, progress)
-    start = load_start(recipe, found)
+    start = load_start(recipe, checkpoint, found)
     read = Media(repository.store, repository.root).read
     views = Views(recipe, start.processor, read, len(found.classes) if recipe.unlabeled == "background" else -1)
     jobs = repository.settings.jobs
     with _accelerated(chosen, recipe.precision) as accelerator:
         ours = Team() if team is None else team(accelerator.device)
         run = Run(recipe, start, found, views, accelerator, folder, jobs, ours)
-        notes = run.train(progress)
+        notes = run.train(progress, say)
         course, waited = run.course, run.waited
         del run  # with what its optimiser holds: the files are opened anew to be measured
     if ours.rank != 0:

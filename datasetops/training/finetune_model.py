@@ -52,12 +52,18 @@ class Start:
     origin: dict[str, Any]
 
 
-def load_start(recipe: FinetuneRecipe, found: Examples) -> Start:
-    """The checkpoint with a head for the classes, whose first weights depend on the seed alone.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a recipe's `model` names: its name, `source` as transformers takes it, and the exact revision on the hub."""
 
-    Raises ModelError for a reference that cannot be resolved, and for a checkpoint that is pickled, damaged, of an
-    architecture that does something else, or that brings too little.
-    """
+    name: str
+    source: str
+    local: bool
+    revision: str | None
+
+
+def find_checkpoint(recipe: FinetuneRecipe) -> Checkpoint:
+    """What a recipe names, found without loading it. Raises ModelError where there is nothing, or pickled weights only."""
     scheme, _, name = recipe.model.strip().partition(":")
     if scheme not in ("hf", "local") or not name:
         raise ModelError(
@@ -77,12 +83,22 @@ def load_start(recipe: FinetuneRecipe, found: Examples) -> Start:
     else:
         name, _, revision = name.partition("@")
         source = name
-    transformers = transformers_for(name)
+    transformers_for(name)
     _, commit = read_config(source, name=name, revision=revision or None, local_only=local)
+    return Checkpoint(name, source, local, commit)
+
+
+def load_start(recipe: FinetuneRecipe, checkpoint: Checkpoint, found: Examples) -> Start:
+    """The checkpoint with a head for the classes, whose first weights depend on the seed alone.
+
+    Raises ModelError for one that is damaged, of an architecture that does something else, or that brings too little.
+    """
+    name, source, local = checkpoint.name, checkpoint.source, checkpoint.local
+    transformers = transformers_for(name)
     heads = {"id2label": dict(enumerate(found.names)), "label2id": {one: at for at, one in enumerate(found.names)}}
     if recipe.task == "classification":
         heads["problem_type"] = ("multi" if found.several else "single") + "_label_classification"
-    options = {"revision": commit, "local_files_only": local, "trust_remote_code": False}
+    options = {"revision": checkpoint.revision, "local_files_only": local, "trust_remote_code": False}
     with loading(name, quiet=local), torch.random.fork_rng(devices=[]), _quiet(transformers):
         torch.manual_seed(recipe.seed)
         processor = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", **options)
@@ -113,7 +129,7 @@ def load_start(recipe: FinetuneRecipe, found: Examples) -> Start:
         for part in ("do_center_crop", "do_reduce_labels"):
             if getattr(processor, part, None):
                 setattr(processor, part, False)
-    origin = {"reference": recipe.model if local is False else f"local:{name}", "revision": commit}
+    origin = {"reference": recipe.model if local is False else f"local:{name}", "revision": checkpoint.revision}
     return Start(model, processor, checkpoint_digest(model, processor), fresh, origin)
 
 

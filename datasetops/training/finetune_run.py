@@ -20,7 +20,16 @@ from datasetops.training.finetune_model import Start, Task, groups, learning
 from datasetops.training.finetune_order import Order
 from datasetops.training.finetune_team import Team
 from datasetops.training.recipe import FinetuneRecipe
-from datasetops.training.state import diverged, load_state, optimiser_tensors, rate, restore_optimiser, save_state
+from datasetops.training.state import (
+    Say,
+    diverged,
+    load_state,
+    optimiser_tensors,
+    rate,
+    restore_optimiser,
+    save_state,
+    silent,
+)
 
 _PAUSE: Final = 60.0  # seconds between two checkpoints: what a killed run loses at most, unless an epoch ends before
 _SHORT: Final = ("not enough memory", "can't allocate memory", "out of memory")  # in what torch says on a processor
@@ -57,8 +66,11 @@ class Run:
         self.course = Course(most=recipe.batch)
         self.waited: float | None = None  # share of the time, after the first step
 
-    def train(self, progress: Progress) -> tuple[str, ...]:
-        """Leaves the weights that are kept in `model`. Returns what there is to say. Raises ModelError."""
+    def train(self, progress: Progress, say: Say = silent) -> tuple[str, ...]:
+        """Leaves the weights that are kept in `model`. Returns what there is to say. Raises ModelError.
+
+        `say` is told the losses of each epoch.
+        """
         total = self._order.steps * self._recipe.epochs
         self._resume()
         notes: list[str] = []
@@ -79,6 +91,7 @@ class Run:
                     if not self._end_epoch(progress):
                         notes.append(self._wrecked(step, total))
                         break
+                    say(self._losses())
                 elif time.monotonic() - saved < _PAUSE:
                     continue
                 self._save()
@@ -163,6 +176,16 @@ class Run:
         else:
             course.stale += 1
         return math.isfinite(judged)
+
+    def _losses(self) -> str:
+        """Those of the last epoch, in words."""
+        course = self.course
+        learned, judged = course.losses[-1]
+        told = f"Epoch {len(course.losses):,} of {self._recipe.epochs:,}: loss {learned:.4f}"
+        if judged is None:
+            return told
+        best = ", the best so far" if course.stale == 0 else f"; epoch {course.best_epoch:,} had {course.best:.4f}"
+        return f"{told}, {judged:.4f} on the validation part{best}"
 
     def _validate(self, progress: Progress) -> float:
         """The mean loss over the validation part."""

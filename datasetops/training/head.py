@@ -25,7 +25,16 @@ from datasetops.training.head_predictor import OPTIONS, detections
 from datasetops.training.maps import STRIDES, MapBank, bytes_of, scale_of
 from datasetops.training.recipe import HeadRecipe
 from datasetops.training.record import Trained
-from datasetops.training.state import diverged, load_state, optimiser_tensors, rate, restore_optimiser, save_state
+from datasetops.training.state import (
+    Say,
+    diverged,
+    load_state,
+    optimiser_tensors,
+    rate,
+    restore_optimiser,
+    save_state,
+    silent,
+)
 from datasetops.training.targets import assign, cell_middles
 
 _FORMAT: Final = 1
@@ -47,6 +56,7 @@ def train_head(
     skip_unreadable: bool = False,
     device: str = "auto",
     progress: Progress = no_progress,
+    say: Say = silent,
 ) -> tuple[Trained, Parts]:
     """Train, and say on which samples. Checkpoints are in `folder`: a run that was stopped goes on from there.
 
@@ -60,7 +70,7 @@ def train_head(
     bank = MapBank(repository.settings.cache, recipe.side, repository.cache / "maps" if needed <= _DISK else None)
     pictures, kept = gather(repository, version, parts, recipe, bank, flips, skip=skip_unreadable, progress=progress)
     run = _Run(repository, recipe, pictures, bank, chosen, folder)
-    note = run.train(progress)
+    note = run.train(progress, say)
     metrics = run.validate(progress)
     description = {
         "format": _FORMAT,
@@ -97,18 +107,22 @@ class _Run:
         self._optimiser = torch.optim.AdamW(self._groups(), lr=recipe.learning_rate)
         self._middles: dict[Any, tuple[Any, Any]] = {}
 
-    def train(self, progress: Progress) -> str | None:
-        """Leaves the running mean of the weights in `head`. Returns what there is to say of the end."""
+    def train(self, progress: Progress, say: Say = silent) -> str | None:
+        """Leaves the running mean of the weights in `head`. Returns what there is to say of the end.
+
+        `say` is told the loss of each epoch.
+        """
         count = len(self._pictures.train)
         steps_of_epoch = -(-count // self._recipe.batch)
         total = steps_of_epoch * self._recipe.epochs
         done = self._resume()
-        note = None
+        note, seen = None, []
         for step in progress(range(done, total), total - done, "Training"):
             batch = self._batch(step // steps_of_epoch, step % steps_of_epoch)
             for group in self._optimiser.param_groups:
                 group["lr"] = self._recipe.learning_rate * rate(step, total, _WARMUP)
-            if not self._step(batch):
+            loss = self._step(batch)
+            if loss is None:
                 self._resume()
                 last = step - step % _SAVED
                 note = f"The loss was no finite number in step {step + 1:,} of {total:,}: the weights of step {last:,} are kept."
@@ -116,6 +130,11 @@ class _Run:
                     raise diverged(step)
                 break
             self._remember(step)
+            seen.append(loss)
+            if (step + 1) % steps_of_epoch == 0:
+                epoch = (step + 1) // steps_of_epoch
+                say(f"Epoch {epoch:,} of {self._recipe.epochs:,}: loss {sum(seen) / len(seen):.4f}")
+                seen = []
             if (step + 1) % _SAVED == 0:
                 self._save(step + 1)
         self.head.load_state_dict(self._mean)
@@ -140,13 +159,14 @@ class _Run:
         by_class = {name: {key: own[key] for key in ("AP", "AP50")} for name, own in metrics.by_class().items()}
         return {"items": len(pictures)} | metrics.summary() | {"classes": by_class}
 
-    def _step(self, batch: list[tuple[Picture, int]]) -> bool:
-        """False where the loss is no finite number; nothing is changed then. Images go through one by one: the gradient
+    def _step(self, batch: list[tuple[Picture, int]]) -> float | None:
+        """The loss, None where it is no finite number; nothing is changed then. Images go through one by one: the gradient
         is that of the whole batch, whatever the images' sizes, in the memory of one."""
         recipe = self._recipe
         self._optimiser.zero_grad(set_to_none=True)
         objects = [scaled(picture, recipe.side, self._flips[flip]) for picture, flip in batch]
         share = max(1.0, float(sum(own.weights.sum() for own in objects)))
+        total = 0.0
         for (picture, flip), own in zip(batch, objects, strict=True):
             maps = load_maps(self._bank, picture, self._flips[flip], self._read)
             middles, strides = self._cells([level.shape[1:] for level in maps])
@@ -154,14 +174,16 @@ class _Run:
             logits, sides = self.head([torch.from_numpy(level).to(self._device).float()[None] for level in maps])
             given = [self._tensor(value) for value in (middles, aim.cell, aim.label, aim.box, aim.weight, aim.silent)]
             loss = losses(logits[0], sides[0], *given) / share
-            if not math.isfinite(float(loss.detach())):
-                return False
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                return None
+            total += value
             torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.head.parameters(), _CLIP)
         if not math.isfinite(float(norm)):
-            return False
+            return None
         self._optimiser.step()
-        return True
+        return total
 
     def _batch(self, epoch: int, number: int) -> list[tuple[Picture, int]]:
         """Images of a step, each with the number of its flip: a function of seed, epoch and place alone."""

@@ -13,7 +13,7 @@ _READING: Final = 1  # raised whenever the same files would give other predictio
 
 
 class Kept:
-    """`trained_on`: ids of the samples that it learned from; `version`: the one that they are of."""
+    """`trained_on`: ids of the samples that it learned from; `version`: the one that they are of; `recipe`: its name."""
 
     revision = None
 
@@ -24,6 +24,7 @@ class Kept:
         self.vocabulary: tuple[str, ...] = record.classes
         self.version = record.version
         self.record_digest = record.digest
+        self.recipe = str(record.recipe["name"])
         self.digest = sha256_hex(canonical_json(["model", _READING, record.digest, options]))
 
     @cached_property

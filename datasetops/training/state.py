@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from datasetops.errors import ModelError
 
+Say: TypeAlias = Callable[[str], None]  # is told, in a sentence, how a training goes
+
 _FACTS: Final = "facts"  # key of a file's metadata
+
+
+def silent(_: str) -> None:
+    """For those who need not hear it."""
 
 
 def rate(step: int, total: int, warmup: float) -> float:

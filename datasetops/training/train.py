@@ -22,6 +22,7 @@ from datasetops.records import canonical_json, sha256_hex
 from datasetops.settings import Settings
 from datasetops.training.arithmetic import same_arithmetic
 from datasetops.training.data import Parts, choose_parts
+from datasetops.training.lock import alone
 from datasetops.training.recipe import AnyRecipe, HeadRecipe, ProbeRecipe, parse_recipe
 from datasetops.training.record import (
     WEIGHTS,
@@ -33,6 +34,7 @@ from datasetops.training.record import (
     record_model,
     samples_digest,
 )
+from datasetops.training.state import Say, silent
 
 REPRODUCE: Final = "reproduce"
 _CHECKPOINTS: Final = "training"  # folder of the cache
@@ -77,6 +79,7 @@ def train(
     address: str | None = None,
     gpus: float | None = None,
     progress: Progress = no_progress,
+    say: Say = silent,
 ) -> ModelRecord:
     """Train on a split of an accepted version, and keep the model under the next free name.
 
@@ -85,11 +88,12 @@ def train(
     `experiment` takes any version, and the record says so. `parent`: the model that this one is to replace, for the
     record. A run that was stopped goes on where it was when it is started again with the same arguments; its checkpoints
     are in the repository's cache until it ends. Where nothing was stopped, the same arguments give the same weights on
-    the same processor, packages and number of threads.
+    the same processor, packages and number of threads. `say` is told the losses of each epoch.
 
-    Raises RejectedError for a version that is not accepted and for a sealed split, NotFoundError for an unknown engine,
-    an empty split, classes without examples, one class alone, and images that cannot be read (by name, unless
-    `skip_unreadable`), ModelError where the recipe cannot learn what the schema asks for, or where training diverges at once.
+    Raises ConflictError while another process does the same training, RejectedError for a version that is not accepted
+    and for a sealed split, NotFoundError for an unknown engine, an empty split, classes without examples, one class alone,
+    and images that cannot be read (by name, unless `skip_unreadable`), ModelError where the recipe cannot learn what the
+    schema asks for, or where training diverges at once.
     """
     if not experiment:
         require_accepted(repository, version, purpose="Training")
@@ -98,24 +102,27 @@ def train(
     cluster = _cluster(repository.settings, engine, address, gpus)
     threads = repository.settings.jobs
     folder = _run_folder(repository, version, recipe, split, skip_unreadable, threads)
-    with same_arithmetic(threads, recipe):
-        trained, parts = _train(repository, version, recipe, split, folder, skip_unreadable, device, progress, cluster)
-    record = record_model(
-        repository,
-        version,
-        trained,
-        split=split,
-        samples=parts.ids(),
-        recipe=recipe.model_dump(mode="json"),
-        recipe_digest=recipe.digest,
-        code=code_identity(),
-        environment=_environment(threads, trained),
-        seed=recipe.seed,
-        experiment=experiment,
-        skip_unreadable=skip_unreadable,
-        parent=parent,
-    )
-    shutil.rmtree(folder, ignore_errors=True)
+    with alone(folder):
+        with same_arithmetic(threads, recipe):
+            trained, parts = _train(
+                repository, version, recipe, split, folder, skip_unreadable, device, progress, say, cluster
+            )
+        record = record_model(
+            repository,
+            version,
+            trained,
+            split=split,
+            samples=parts.ids(),
+            recipe=recipe.model_dump(mode="json"),
+            recipe_digest=recipe.digest,
+            code=code_identity(),
+            environment=_environment(threads, trained),
+            seed=recipe.seed,
+            experiment=experiment,
+            skip_unreadable=skip_unreadable,
+            parent=parent,
+        )
+        shutil.rmtree(folder, ignore_errors=True)
     return record
 
 
@@ -126,6 +133,7 @@ def reproduce(
     tolerance: float = 0.0,
     device: str | None = None,
     progress: Progress = no_progress,
+    say: Say = silent,
 ) -> Reproduction:
     """Train again from the record alone, and compare weights and metrics; the ledger keeps what came out.
 
@@ -141,13 +149,14 @@ def reproduce(
     recipe = parse_recipe(canonical_json(dict(record.recipe)), record.name)
     threads = int(record.environment["threads"])
     folder = repository.cache / _CHECKPOINTS / f"{record.name}-again"
-    shutil.rmtree(folder, ignore_errors=True)
     chosen = device or str(record.environment["device"])
-    with same_arithmetic(threads, recipe):
-        trained, parts = _train(
-            repository, version, recipe, record.split, folder, record.skip_unreadable, chosen, progress
-        )
-    shutil.rmtree(folder, ignore_errors=True)
+    with alone(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        with same_arithmetic(threads, recipe):
+            trained, parts = _train(
+                repository, version, recipe, record.split, folder, record.skip_unreadable, chosen, progress, say
+            )
+        shutil.rmtree(folder, ignore_errors=True)
     changed = _changed(record, parts, _environment(threads, trained))
     differences = _differences(record.metrics, plain(dict(trained.metrics)), tolerance)
     same = sha256_hex(trained.weights) == record.files[WEIGHTS].sha256
@@ -165,7 +174,7 @@ def reproduce(
 
 def _train(
     repository: Repository, version: Version, recipe: AnyRecipe, split: str, folder: Path, skip: bool, device: str,
-    progress: Progress, cluster: _Cluster | None = None,
+    progress: Progress, say: Say, cluster: _Cluster | None = None,
 ) -> tuple[Trained, Parts]:  # fmt: skip
     parts = choose_parts(version, split, recipe)
     if isinstance(recipe, ProbeRecipe):
@@ -176,7 +185,7 @@ def _train(
         from datasetops.training.head import train_head
 
         return train_head(
-            repository, version, parts, recipe, folder, skip_unreadable=skip, device=device, progress=progress
+            repository, version, parts, recipe, folder, skip_unreadable=skip, device=device, progress=progress, say=say
         )
     if cluster is not None:
         from datasetops.training.finetune_ray import train_on_ray
@@ -188,7 +197,7 @@ def _train(
     from datasetops.training.finetune import train_finetune
 
     trained, kept = train_finetune(
-        repository, version, parts, recipe, folder, skip_unreadable=skip, device=device, progress=progress
+        repository, version, parts, recipe, folder, skip_unreadable=skip, device=device, progress=progress, say=say
     )
     if trained is None:  # only a worker that is not the first gives none
         raise ModelError("The training gave no model.", remedy="Run the command again.")

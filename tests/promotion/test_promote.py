@@ -167,6 +167,27 @@ def test_a_worse_model_is_not_promoted(copied: Copied, trained_probe: Path) -> N
     assert "dsops compare model:m1 model:m2" in told
 
 
+def test_what_slices_lost_is_shown_by_a_comparison(copied: Copied, trained_probe: Path) -> None:
+    repository = copied(trained_probe)
+    promote(repository, load_model_record(repository, "m1"), policy(trained_on={}))
+    before = repository.version()
+    samples = before.table("samples").to_pylist()
+    halves = [row | {"metadata": {"light": ("day", "night")[at // 3 % 2]}} for at, row in enumerate(samples)]
+    learned = {row["sample_id"] for row in samples if row["split"] == "val"}
+    rows = before.annotations()[lambda frame: frame["sample_id"].isin(learned)]
+    wrong = rows.assign(label=[str((int(label) + 1) % 3) for label in rows["label"]])
+    names = ["annotation_id", "sample_id", "kind", "label", "source", "actor"]
+    repository.commit(Change(samples=halves, annotations=wrong[names].to_dict("records")), message="wrong labels")
+    recipe = parse_recipe(b"{kind: probe, name: poor, method: logistic}", "poor")
+    poor = train(repository, repository.version(), recipe, split="val", experiment=True)
+    asked = policy(slices={}, trained_on={"experiments": True})
+    found = promote(repository, poor, asked, version=repository.version(), dry_run=True)
+    passed, told = outcome(found, "slices")
+    assert not passed
+    assert "light = day: -" in told
+    assert told.endswith("Look at them: dsops compare model:m1 model:m2 v2 --report FILE.html")
+
+
 def test_overrides_need_a_rule_that_fails_and_a_reason(copied: Copied, trained_probe: Path) -> None:
     repository = copied(trained_probe)
     record = load_model_record(repository, "m1")

@@ -18,8 +18,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from datasetops.cli import doctor as doctor_command
 from datasetops.cli import evaluate as evaluate_command
 from datasetops.cli import track as track_command
+from datasetops.cli import train as train_command
 from datasetops.errors import NotFoundError
 from datasetops.evaluation.record import Evaluation
 from datasetops.manifest import Repository
@@ -41,6 +43,8 @@ def run(repository: Repository, *arguments: str) -> Result:
     app = typer.Typer()
     track_command.register(app)
     evaluate_command.register(app)
+    train_command.register(app)
+    doctor_command.register(app)
     return CliRunner().invoke(app, [*arguments, "-C", str(repository.root)])
 
 
@@ -180,6 +184,13 @@ def test_a_database_that_the_small_package_cannot_write_is_said(labeled: Reposit
     found = run(repository, "track", "m1")
     assert (found.exit_code, "cannot keep runs at a sqlite address" in found.stderr) == (1, True), found.stderr
     assert "install the whole of MLflow" in found.stderr
+    before = run(
+        repository, "train", "v1", "--recipe", "head"
+    )  # v1 is no accepted version, which is not asked any more
+    assert (before.exit_code, "cannot keep runs at a sqlite address" in before.stderr) == (1, True), before.stderr
+    row = json.loads(run(repository, "doctor", "--json").stdout)["checks"][-1]
+    assert (row["what"], row["state"]) == ("tracker mlflow", "missing")
+    assert "install the whole of MLflow" in row["remedy"]
 
 
 @pytest.mark.slow

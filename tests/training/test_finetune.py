@@ -131,7 +131,11 @@ train(repository, repository.version(), recipe, experiment=True, device="cpu", p
             steps.append(total)
         return iter(items)
 
-    resumed = train(repository, repository.version(), chosen, experiment=True, device="cpu", progress=counted)
+    told: list[str] = []
+    version = repository.version()
+    resumed = train(repository, version, chosen, experiment=True, device="cpu", progress=counted, say=told.append)
+    learned, judged = epochs_of(repository, resumed)[-1]
+    assert told[-1].startswith(f"Epoch 4 of 4: loss {learned:.4f}, {judged:.4f} on the validation part")
     assert steps[0] in (8, 7)  # the fifth step may have ended before the kill came
     assert resumed.files["weights"] == whole.files["weights"]
     assert resumed.metrics == whole.metrics
@@ -219,6 +223,10 @@ def test_an_image_that_cannot_be_read_is_named_and_may_be_left_out(make: Make, t
     assert any("04.png" in note for note in record.notes)
 
 
+def _nothing_yet(items: Iterable[Any], total: int, label: str) -> Iterator[Any]:
+    raise RuntimeError(f"{label} {total} came before")
+
+
 def test_what_cannot_be_tuned_is_said(make: Make, tmp_path: Path) -> None:
     repository = make("classification")
     good = recipe("classification", "vit", tmp_path)
@@ -227,7 +235,7 @@ def test_what_cannot_be_tuned_is_said(make: Make, tmp_path: Path) -> None:
         "builtin:efficientnet-lite0": "nothing that can be fine-tuned",
     }.items():
         with pytest.raises(ModelError, match=words):
-            fit(repository, good.model_copy(update={"model": model}))
+            fit(repository, good.model_copy(update={"model": model}), progress=_nothing_yet)
     with pytest.raises(ModelError, match="which the schema 'squares' does not ask for"):
         fit(repository, good.model_copy(update={"task": "mask"}))
     with pytest.raises(ModelError, match="cannot be loaded"):

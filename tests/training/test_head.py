@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from datasetops.errors import ModelError, NotFoundError
 from datasetops.manifest import Change, Repository
 from datasetops.models.predictor import Request
+from datasetops.progress import Progress, no_progress
 from datasetops.records import sha256_hex
 from datasetops.schema import LabelSchema
 from datasetops.training import head as trainer
@@ -23,6 +24,7 @@ from datasetops.training.maps import CHANNELS
 from datasetops.training.predictor import open_model
 from datasetops.training.recipe import HeadRecipe
 from datasetops.training.record import ModelRecord
+from datasetops.training.state import Say, silent
 from datasetops.training.targets import Objects, assign, cell_middles
 from datasetops.training.train import reproduce, train
 
@@ -90,9 +92,8 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     return repository
 
 
-def fit(repository: Repository, chosen: HeadRecipe, progress: Any = None) -> ModelRecord:
-    more = {} if progress is None else {"progress": progress}
-    return train(repository, repository.version(), chosen, experiment=True, **more)
+def fit(repository: Repository, chosen: HeadRecipe, progress: Progress = no_progress, say: Say = silent) -> ModelRecord:
+    return train(repository, repository.version(), chosen, experiment=True, progress=progress, say=say)
 
 
 def interrupted(after: int) -> Callable[[Iterable[Any], int, str], Iterator[Any]]:
@@ -179,8 +180,10 @@ def test_a_killed_training_goes_on_to_the_same_end(shapes: Repository, monkeypat
             steps.append(total)
         return iter(items)
 
-    resumed = fit(shapes, chosen, counted)
+    told: list[str] = []
+    resumed = fit(shapes, chosen, counted, told.append)
     assert steps == [12 - 6]
+    assert [line.partition(":")[0] for line in told] == ["Epoch 3 of 4", "Epoch 4 of 4"]
     assert resumed.files["weights"] == whole.files["weights"]
 
 

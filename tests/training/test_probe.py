@@ -152,8 +152,9 @@ def test_images_that_cannot_be_read_are_named(make_digits: MakeDigits) -> None:
 
 def test_doubted_labels_are_left_out_or_count_less(make_digits: MakeDigits) -> None:
     repository = make_digits(every_third)
-    with pytest.raises(NotFoundError, match="has not been audited"):
+    with pytest.raises(NotFoundError, match="has not been audited") as told:
         fit(repository, _noise("exclude"))
+    assert told.value.remedy == "Run: dsops audit v1 --check label_noise"
     _audit(repository, ["s000", "s001"])
     kept, without, less = (fit(repository, _noise(what)) for what in ("keep", "exclude", "down-weight"))
     assert [one.samples["train"] for one in (kept, without, less)] == [80, 78, 80]
