@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from datasetops.models.predictor import Predictor
 from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, Finding
 from datasetops.schema import LabelSchema
@@ -56,6 +57,9 @@ class AuditContext:
     baseline: Baseline | None = None  # what drift is measured from
     ingest_findings: Callable[[], list[dict[str, Any]]] = (
         list  # what ingest found at fault, as dicts of records.Finding
+    )
+    personal_detector: Callable[[], Predictor] | None = (
+        None  # opens what looks for faces and plates; None: nothing does
     )
     seed: int = 0
     jobs: int = 1

@@ -80,8 +80,12 @@ class DecisionLog:
             about = self._about[bisect_right(self._entries, entry) :]
             return list(dict.fromkeys(name for names in about for name in names))
 
-    def add(self, version: Version, decisions: Sequence[Decision], *, second: bool = False) -> list[Decision]:
+    def add(
+        self, version: Version, decisions: Sequence[Decision], *, second: bool = False, role: str | None = None
+    ) -> list[Decision]:
         """Keep decisions on findings of a version, all or none, as one event. Returns them as they are kept.
+
+        `role` is the reviewer's, where a server knows it; the event names it.
 
         A reviewer replaces his own. Raises AlreadyDecidedError where another one called a finding error or fine before,
         unless this is a `second` opinion. One that was kept before (same decision_id) is returned as it was kept.
@@ -99,11 +103,13 @@ class DecisionLog:
                 raise AlreadyDecidedError(others)
             return [item.as_dict() for item in missing]
 
-        made = self._keep("decide", version, {item.actor for item in decisions}, new)
+        made = self._keep("decide", version, {item.actor for item in decisions}, role, new)
         made_now = {(item.finding_id, item.actor): item for item in made}
         return [{**before, **made_now}[name] for name in said]
 
-    def withdraw(self, version: Version, finding_ids: Sequence[str], actor: str) -> list[Decision]:
+    def withdraw(
+        self, version: Version, finding_ids: Sequence[str], actor: str, *, role: str | None = None
+    ) -> list[Decision]:
         """Take back what a reviewer decided on some findings. Returns what stood; nothing of his stands afterwards."""
         stood: list[Decision] = []
 
@@ -111,15 +117,22 @@ class DecisionLog:
             stood[:] = [made for name in dict.fromkeys(finding_ids) if (made := self._standing.get((name, actor)))]
             return [{"finding_id": item.finding_id, "actor": actor} for item in stood]
 
-        self._keep("withdraw", version, {actor}, standing)
+        self._keep("withdraw", version, {actor}, role, standing)
         return stood
 
     def _keep(
-        self, kind: str, version: Version, actors: Collection[str], wanted: Callable[[], list[dict[str, Any]]]
+        self,
+        kind: str,
+        version: Version,
+        actors: Collection[str],
+        role: str | None,
+        wanted: Callable[[], list[dict[str, Any]]],
     ) -> list[Decision]:
         """Write what is wanted as one event, unless nothing is. `wanted` is asked again after others wrote first."""
         store, ledger = self._repository.store, self._repository.ledger
         event = decision_event(self._repository, kind, version, actors)
+        if role is not None:
+            event = replace(event, parameters={"role": role})
         key = f"{_FOLDER}{event.time}-{event.event_id}.json"
         written = None
         for _ in range(_ATTEMPTS):

@@ -18,6 +18,7 @@ _SURE: Final = (
     0.98  # probability, and share of the labels: out-of-sample ones hardly ever are so sure of so many, since
 )
 _NEARLY_ALL: Final = 0.995  # people mislabel more than that
+_BETTER: Final = 2.0  # standard errors by which a model has to be better than none
 _NAMED: Final = 10  # classes that a sentence names at most
 
 
@@ -92,12 +93,31 @@ def _worked_out(context: AuditContext) -> LabelProbabilities:
         summary["left_out"] = left_out.sentence
     probabilities = np.ascontiguousarray(probabilities[usable])
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
+    if context.probabilities is not None and tells_nothing(labels[usable], probabilities):
+        agreed = int((probabilities.argmax(axis=1) == labels[usable]).sum())
+        why = (
+            f"the supplied probabilities say the given class of {agreed:,} of {len(probabilities):,} images and tell no "
+            "more than how frequent each class is: their model is not to be believed, or its names mean other classes"
+        )
+        return _skipped(given, names, why)
     if context.probabilities is not None and _seem_learned(labels[usable], probabilities):
         summary["doubt"] = (
             "the supplied probabilities agree with nearly every label and are sure of it, as those of a model do that was "
             "trained on these labels: errors that it learned cannot be found"
         )
     return LabelProbabilities(rows[usable], at[usable], labels[usable], probabilities, names, summary)
+
+
+def tells_nothing(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> bool:
+    """Whether probabilities (N, K) tell no more of labels (N,) in [0, K), N at least 1, than how frequent each class is.
+
+    Their squared error (Brier, "Verification of forecasts expressed in terms of probability", 1950) has to be surely less
+    than that of the classes' frequencies.
+    """
+    usual = np.bincount(labels, minlength=probabilities.shape[1]) / len(labels)
+    own = probabilities[np.arange(len(labels)), labels]
+    less = (usual**2).sum() - 2 * usual[labels] - (probabilities**2).sum(axis=1) + 2 * own
+    return bool(less.mean() <= _BETTER * less.std() / np.sqrt(len(less)))
 
 
 def _seem_learned(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> bool:

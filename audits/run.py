@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,16 @@ from PIL import Image
 
 from datasetops.audits.base import AuditContext, Baseline, Check, CheckResult
 from datasetops.audits.ingested import ingest_findings
+from datasetops.audits.personal_data import NAME as PERSONAL_DATA
 from datasetops.audits.pixel_probabilities import PixelProbabilities
 from datasetops.audits.probabilities import for_version
 from datasetops.audits.record import AuditRecord, scores_table, store_audit, stored_audit, worst_first
 from datasetops.audits.stored import StoredImages
 from datasetops.errors import DatasetOpsError, ModelError, NotFoundError, did_you_mean
 from datasetops.manifest import Repository, Version
-from datasetops.models import EmbeddingCache, elsewhere, embed_images, open_embedder
+from datasetops.models import EmbeddingCache, elsewhere, embed_images, faces, open_embedder
 from datasetops.models.dense import DenseLite0
+from datasetops.models.predictor import Predictor, open_predictor
 from datasetops.plugins import load_plugin, plugin_names
 from datasetops.progress import Progress, no_progress
 from datasetops.records import SEVERITIES, VOTE, canonical_json, findings_table, sha256_hex
@@ -66,6 +68,7 @@ def audit(
     if not len(table):
         raise NotFoundError(f"No sample of {version.name} is chosen.", remedy="Loosen --split and --where.")
     reference = model or repository.settings.model
+    detector = _personal_detector(repository, names, asked=PERSONAL_DATA in checks)
     parameters = {
         "checks": names,
         "split": split,
@@ -76,7 +79,7 @@ def audit(
         "pixels": None if pixels is None else pixels.digest,
         "against": None if against is None else against.name,
         "seed": seed,
-    }
+    } | ({"personal_model": detector} if detector else {})
     audit_id = sha256_hex(canonical_json([version.digest, parameters, _code_version()]))[:12]
     stored = None if again else stored_audit(repository, version, audit_id)
     if stored is not None and stored.info.get("unreadable") == 0:
@@ -99,6 +102,7 @@ def audit(
         detections=detections,
         baseline=against,
         ingest_findings=lambda: ingest_findings(repository, version),
+        personal_detector=partial(_open_detector, repository, detector) if detector else None,
         seed=seed,
         jobs=repository.settings.jobs,
         progress=progress,
@@ -141,6 +145,20 @@ def audit(
     )
     store_audit(repository, record)
     return record
+
+
+def _personal_detector(repository: Repository, names: Sequence[str], *, asked: bool) -> str | None:
+    """Reference of what looks for faces and plates: the setting's, else where the check is `asked` for what is installed."""
+    if PERSONAL_DATA not in names:
+        return None
+    own = f"faces:{faces.NAME}" if asked and faces.is_installed() else None
+    return repository.settings.personal_model or own
+
+
+def _open_detector(repository: Repository, reference: str) -> Predictor:
+    return open_predictor(
+        reference, cache=repository.settings.cache, task="box", repository=str(repository.root or repository.store.url)
+    )
 
 
 def check_split(version: Version, split: str) -> None:

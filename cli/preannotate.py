@@ -29,8 +29,8 @@ def preannotate(
     model: Annotated[
         str,
         typer.Option(
-            help="hf:NAME@REVISION, local:DIR, onnx:FILE, ocr:rapidocr, or fewshot:builtin:efficientnet-lite0, which "
-            "learns from the labels that are there."
+            help="hf:NAME@REVISION, local:DIR, onnx:FILE, ocr:rapidocr, model:NAME for one that dsops train made, or "
+            "fewshot:builtin:efficientnet-lite0, which learns from the labels that are there."
         ),
     ] = "",
     task: Annotated[str | None, typer.Option(help="Only this kind of annotation: classification, box, mask, …")] = None,
@@ -177,33 +177,41 @@ def preannotate(
     answer = made.as_dict() | {"dry_run": dry_run} | ({} if cost is None else {"cost": cost.as_dict()})
     newest = made.version or repository.version(named["branch"]).name
     lines = dry_lines(made) if dry_run else result_lines(made, newest, chosen.schema, task)
+    missing: list[str] = []
     if disagreement and not dry_run:
         seen = repository.version(newest)
-        kept = _disagreement(repository, seen, made, task, mapping)
+        kept, missing = _disagreement(repository, seen, made, task, mapping)
         answer["disagreement"] = kept
         lines += disagreement_lines(kept, seen.name)
     session.emit(answer, lines)
+    for note in missing:
+        session.say(note)
 
 
 def _disagreement(
     repository: Repository, version: Version, made: PreannotateResult, task: str | None, mapping: Path | None
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     """For each kind that the model gives: where the table is kept, who differs from whom how often, and on which samples
-    most."""
+    most; and why there is none of some kinds."""
+    from datasetops.errors import NotFoundError
     from datasetops.preannotate.disagreement import disagreement_scores, keep_disagreement, summary
     from datasetops.preannotate.measure import KINDS
 
-    found = []
+    found: list[dict[str, Any]] = []
+    missing = []
     for kind in KINDS:
         if kind in made.model.kinds and kind in version.schema.kinds and task in (None, kind):
-            files = None if mapping is None else {made.model.digest: mapping}
-            key, rows = keep_disagreement(repository, version, kind, mappings=files)
+            try:
+                key, rows = keep_disagreement(repository, version, kind, mappings={made.model.digest: mapping})
+            except NotFoundError as error:
+                missing.append(f"No disagreement is kept. {error.message} {error.remedy}")
+                continue
             scores = disagreement_scores(rows).to_pylist()
             differ = [one for one in scores if one["score"] > 0]
             found.append(
                 {"kind": kind, "key": key, "pairs": summary(rows), "differ": len(differ), "most": differ[:_MOST]}
             )
-    return found
+    return found, missing
 
 
 def _classes(given: list[str], schema: LabelSchema) -> list[str]:

@@ -31,15 +31,29 @@ def result_lines(made: PreannotateResult, newest: str, schema: LabelSchema, task
         given = sorted(made.by_class.items(), key=lambda item: (-item[1], item[0]))
         lines += table(given, header=("class", "given"))
     if made.version is None:
-        lines.append(f"Nothing in {newest} has to change.")
+        lines.append(_nothing(made, newest))
     else:
         told = ", ".join(f"{made.counts[name]:,} {word}" for name, word in _WORDS.items() if made.counts.get(name))
         lines.append(f"{made.version}: {told} annotations.")
+        if made.replaced > made.counts.get("inserted", 0) + made.counts.get("updated", 0):
+            lines.append(
+                f"Of those removed {made.replaced:,} are of another model: this one answers for the classes that it can name, "
+                "also where it found nothing. --classes names those that it is to answer for."
+            )
     if made.qa_plan is not None:
         lines.append(
             f"They count unseen if the QA plan {made.qa_plan} accepts a random sample of them: dsops qa push {made.qa_plan}"
         )
     return lines if made.version is None else [*lines, *_next(made, made.version, schema, task)]
+
+
+def _nothing(made: PreannotateResult, newest: str) -> str:
+    if not made.below:
+        return f"Nothing in {newest} has to change."
+    return (
+        f"Nothing in {newest} has to change: no threshold was reached by the {made.below:,} predictions about these classes, "
+        f"whose highest score is {made.highest:.3f} (--threshold takes them from a lower one on)."
+    )
 
 
 def _next(made: PreannotateResult, version: str, schema: LabelSchema, task: str | None) -> list[str]:
@@ -69,8 +83,11 @@ def disagreement_lines(kept: Sequence[Mapping[str, Any]], version: str) -> list[
     lines = []
     for item in kept:
         lines.append(f"Disagreement about {item['kind']}, kept as {item['key']}:")
-        rows = [(pair["one"], pair["other"], pair["differ"], pair["samples"]) for pair in item["pairs"]]
-        lines += table(rows, header=("one", "other", "differ on", "of samples"))
+        columns = {"one": "one", "other": "other", "differ": "differ on", "samples": "of samples"}
+        if any(pair["outside"] for pair in item["pairs"]):
+            columns["outside"] = "no class of the schema in"
+        rows = [[pair[name] for name in columns] for pair in item["pairs"]]
+        lines += table(rows, header=tuple(columns.values()))
         names = [*dict.fromkeys(name for pair in item["pairs"] for name in (pair["one"], pair["other"]))]
         models = " ".join(f"--predictions {quote(name)}" for name in names if name != PEOPLE)
         if item["most"]:
@@ -163,6 +180,11 @@ def notes(made: PreannotateResult) -> list[str]:
         lines.append(f"{made.without_image:,} of the samples have no image at hand and were left out.")
     if made.stayed:
         lines.append(f"{made.stayed:,} of the samples have rows of a model that somebody changed since; these stay.")
+    if made.outlined:
+        lines.append(
+            f"People outlined things in {made.outlined:,} of the samples with boxes by the model: it does not know of their "
+            "polygons and masks, and boxes may mark the same things again."
+        )
     if made.faults:
         lines.append(f"{len(made.faults):,} images gave nothing:")
         lines += [f"  {fault.uri}: {fault.message}" for fault in made.faults[:_SHOWN]]

@@ -43,7 +43,8 @@ class Worker(Protocol):
         """One image as the model takes it. Raises ImageError."""
 
     def infer(self, prepared: list[Any]) -> list[Any]:
-        """One result an image, in their order."""
+        """One result an image, in their order. Raises FormatError where the model is other than described, whatever the
+        image: that ends the run."""
 
 
 class Engine(Protocol):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from datasetops.engine.base import Fault, Item, Worker
 from datasetops.engine.sizes import BatchSize, is_out_of_memory, release_memory
-from datasetops.errors import DatasetOpsError, ModelError
+from datasetops.errors import DatasetOpsError, FormatError, ModelError
 from datasetops.images import ImageError
 from datasetops.progress import Progress, no_progress
 
@@ -121,6 +121,8 @@ class Runner:
         given += given[-1:] * (min(self._least, self._size.now) - len(given))
         try:
             found = self._worker.infer(given)
+        except FormatError:
+            raise
         except Exception as error:
             ran_out, reason = is_out_of_memory(error), _in_words(error)
         else:

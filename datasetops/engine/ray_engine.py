@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,8 @@ class RayEngine:
     `jobs` processors and `gpus` GPUs (a share, or several) are reserved for each worker; there are as many workers as
     the cluster has room for. dsops is installed on each machine, and uris mean the same on all of them.
     """
+
+    packages = ("ray",)
 
     def __init__(
         self, *, jobs: int | None = None, batch: int | None = None, address: str | None = None, gpus: float = 0.0
@@ -122,12 +125,19 @@ class RayEngine:
     @contextmanager
     def cluster(self) -> Iterator[None]:
         """Ray, connected; disconnected afterwards unless the caller had connected it."""
+        from ray.exceptions import AuthenticationError
+
         ray, connected = _ray(), _ray().is_initialized()
         with _quiet():
             if not connected:
                 try:
                     _knock(self.address)
                     ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR)
+                except AuthenticationError as error:
+                    raise DatasetOpsError(
+                        f"The Ray cluster at {self.address} asks for a token, and took none from here (authentication).",
+                        remedy="Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the cluster's token.",
+                    ) from error
                 except (ConnectionError, ValueError, RuntimeError, OSError) as error:
                     reason = str(error).strip().splitlines()[:1]
                     raise DatasetOpsError(
@@ -157,6 +167,7 @@ class _Attempts:
     """What was tried of each chunk, by the chunk's first index: how an image that ends its worker is found.
 
     An actor beside the workers, since a worker that ends forgets. Ray sends a chunk whose worker was lost to another.
+    Where this one is lost it starts again with nothing counted: what ends a worker is then tried that often once more.
     """
 
     def __init__(self) -> None:
@@ -182,7 +193,8 @@ def _attempts_actor() -> Any:
 
     ray = _ray()
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(_Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
+    lasting = {"max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(_Attempts).options(num_cpus=0, scheduling_strategy=here, **lasting).remote()
 
 
 class _Actor:
@@ -247,10 +259,21 @@ def _portable(error: Exception) -> Exception:
 
 
 def _knock(address: str | None) -> None:
-    """Raises OSError where nothing answers at HOST:PORT; Ray itself would try for minutes."""
+    """Raises OSError where nothing answers at HOST:PORT, AuthenticationError where a token is missing or wrong; Ray
+    itself would try for minutes."""
+    from ray.exceptions import AuthenticationError, RayError
+
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    if not (host and port.isdigit()):
+        return
+    socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    if address == f"{host}:{port}":
+        try:
+            import_module("ray._raylet").GcsClient(address=address)
+        except AuthenticationError:
+            raise
+        except RayError as error:
+            raise ConnectionError(str(error)) from error
 
 
 def _ray() -> Any:

@@ -14,14 +14,15 @@ from datasetops.errors import MissingDependencyError, ModelError
 from datasetops.records import canonical_json, sha256_hex
 
 _HOW_TO_FETCH: Final = (
-    "Check the name and the network. To work offline, fetch it once with 'hf download NAME --local-dir DIR' and name "
-    "local:DIR; a folder needs config.json, preprocessor_config.json, model.safetensors and, for models that read "
-    "prompts, their tokenizer's files."
+    "Check the name and the network (with HF_HUB_OFFLINE=1 none is tried). To work offline, fetch it once with "
+    "'hf download NAME --local-dir DIR' and name local:DIR; a folder needs config.json, preprocessor_config.json, "
+    "model.safetensors and, for models that read prompts, their tokenizer's files."
 )
 _HOW_TO_CONVERT: Final = (
     "Pickled weights can run any code and are never opened. Take a revision with model.safetensors, or convert them "
     "once, where nothing can be harmed, with save_pretrained of transformers, and name the folder as local:DIR."
 )
+TRANSFORMERS: Final = ("torch", "transformers", "tokenizers", "safetensors")  # packages that its predictions depend on
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,32 @@ def read_config(source: str, *, name: str, revision: str | None, local_only: boo
         config = transformers.AutoConfig.from_pretrained(
             source, revision=revision, local_files_only=local_only, trust_remote_code=False
         )
-    return config, getattr(config, "_commit_hash", None) or revision
+    return config, revision if Path(source).is_dir() else _commit(source, revision)
+
+
+def hub_answers(name: str) -> bool:
+    """Whether the hub can be reached, asked once: transformers would ask again and again, file by file.
+
+    Raises MissingDependencyError as `transformers_for`.
+    """
+    transformers_for(name)
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception:  # of the HTTP client, which differs between releases of huggingface_hub
+        return False
+    return True
+
+
+def _commit(source: str, revision: str | None) -> str | None:
+    """The commit that a revision stood for when its configuration was fetched: the name of the snapshot's folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else revision
 
 
 def load_checkpoint(

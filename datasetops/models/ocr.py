@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,6 +23,7 @@ from datasetops.records import canonical_json, sha256_hex
 PACKAGES: Final = ("rapidocr", "rapidocr_onnxruntime")  # the same reader, its newer releases first
 _NAME: Final = "rapidocr"
 _OPTIONS: Final = {"min_score": 0.5}  # RapidOCR's own
+_READING: Final = 2  # raised whenever the same models and options give other predictions
 
 
 class Line(NamedTuple):
@@ -31,6 +32,12 @@ class Line(NamedTuple):
     corners: npt.NDArray[np.float64]
     text: str
     score: float
+
+
+def lines_of(found: Iterable[tuple[Any, Any, Any]]) -> list[Line]:
+    """Lines from corners, text and score each: without blanks at the ends, and without those of blanks alone."""
+    lines = [Line(np.asarray(box, np.float64), str(text).strip(), float(score)) for box, text, score in found]
+    return [line for line in lines if line.text]
 
 
 class TextReader:
@@ -57,7 +64,7 @@ class TextReader:
             lines = [(line[0], line[1]) for line in answer[0] or ()]
         else:
             lines = _pairs(answer.txts, answer.scores)
-        return (str(lines[0][0]), float(lines[0][1])) if lines else ("", 0.0)
+        return (str(lines[0][0]).strip(), float(lines[0][1])) if lines else ("", 0.0)
 
     def find(self, image: Image.Image, min_score: float) -> list[Line]:
         """All lines in an RGB image that are read with at least this score."""
@@ -68,8 +75,7 @@ class TextReader:
             found = []
         else:
             found = list(zip(answer.boxes, answer.txts, answer.scores, strict=True))
-        lines = [Line(np.asarray(box, dtype=np.float64), str(text), float(score)) for box, text, score in found]
-        return [line for line in lines if line.text.strip()]
+        return lines_of(found)
 
     def _run(self, image: Image.Image, **options: Any) -> Any:
         pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
@@ -102,7 +108,8 @@ class TextPredictor:
     def __init__(self, reader: TextReader, request: Request) -> None:
         request.require_task(self.name, self.kinds)
         self._reader, self._options = reader, request.choose(_OPTIONS)
-        self.digest = sha256_hex(canonical_json(["ocr", reader.digest, self._options]))
+        self.packages = (reader.name, "onnxruntime")
+        self.digest = sha256_hex(canonical_json(["ocr", _READING, reader.digest, self._options]))
 
     def prepare(self, image: Image.Image) -> Image.Image:
         return image

@@ -55,6 +55,7 @@ class OnnxPredictor:
     """See `Predictor`. On the CPU each call runs on one processor. `lanes` and `batch` are an engine's (see `Worker`)."""
 
     revision = None
+    packages = ("onnxruntime", "onnx")
 
     def __init__(self, file: Path, request: Request) -> None:
         options = request.choose(_OPTIONS)

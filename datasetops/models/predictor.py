@@ -43,7 +43,10 @@ class Prediction:
 
 
 class Predictor(Protocol):
-    """A model that turns images into predictions. Its methods may be called from several threads at once."""
+    """A model that turns images into predictions. Its methods may be called from several threads at once.
+
+    One with an attribute `packages` (names of distributions) has their releases noted with each run.
+    """
 
     @property
     def name(self) -> str:

@@ -77,6 +77,7 @@ class Joined:
         self.dims = [part.dim for part in parts]
         self.dim = sum(self.dims)
         self.side = max(part.side for part in parts)
+        self.packages = tuple(name for part in parts for name in getattr(part, "packages", ()))
         self.lanes = max(int(getattr(part, "lanes", 0)) for part in parts)
 
     def prepare(self, image: Image.Image) -> npt.NDArray[Any]:

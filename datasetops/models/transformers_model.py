@@ -14,7 +14,9 @@ from PIL import Image
 
 from datasetops.errors import ModelError
 from datasetops.models.checkpoint import (
+    TRANSFORMERS,
     checkpoint_digest,
+    hub_answers,
     loading,
     pick_device,
     read_config,
@@ -30,6 +32,8 @@ class TransformersEmbedder:
     Where the checkpoint has no weights for pooling it is the class token, or the mean over all places where there is
     no such token either.
     """
+
+    packages = TRANSFORMERS
 
     def __init__(self, name: str, *, revision: str | None = None, local_only: bool = False) -> None:
         transformers = transformers_for(name)
@@ -79,9 +83,9 @@ class TransformersEmbedder:
 
 
 def open_hub(name: str, cache: Path) -> TransformersEmbedder:
-    """`NAME` or `NAME@REVISION` on the hub."""
+    """`NAME` or `NAME@REVISION` on the hub; what was fetched before where the hub cannot be reached."""
     model, _, revision = name.partition("@")
-    return TransformersEmbedder(model, revision=revision or None)
+    return TransformersEmbedder(model, revision=revision or None, local_only=not hub_answers(model))
 
 
 def open_local(name: str, cache: Path) -> TransformersEmbedder:

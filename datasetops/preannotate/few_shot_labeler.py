@@ -18,6 +18,7 @@ from datasetops.models.predictor import Prediction
 from datasetops.models.reference import Joined
 from datasetops.preannotate.fewshot import learn
 from datasetops.preannotate.human import human_labels
+from datasetops.preannotate.labelers import packages_of
 from datasetops.preannotate.predictions import ModelInfo, Outcome
 from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json, sha256_hex
@@ -52,6 +53,7 @@ class FewShotLabeler:
         """`reference` is the embedder's; `taught` has labeled images by digest; `runner` embeds."""
         self.name, self.engine = f"{SCHEME}:{reference}", engine
         self._repository, self._embedder, self._read, self._runner = repository, embedder, read, runner
+        self.packages = packages_of(embedder, runner)
         self._reference, self._taught, self._classes = reference, taught, tuple(classes)
 
     def info(self, items: Sequence[Item]) -> ModelInfo:

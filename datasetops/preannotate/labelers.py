@@ -43,6 +43,10 @@ class Labeler(Protocol):
     def engine(self) -> str:
         """What it runs on, in a word."""
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Distributions that its answers depend on, and those that its engine is made of."""
+
     def info(self, items: Sequence[Item]) -> ModelInfo:
         """The model as it is for these items: one that learns from them is another for others."""
 
@@ -105,6 +109,10 @@ class EngineLabeler:
         names = self.predictor.vocabulary
         return None if names is None or self.outlines is not None else tuple(names)
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        return packages_of(self.predictor, self.runner)
+
     def info(self, items: Sequence[Item]) -> ModelInfo:
         one = self.predictor
         return ModelInfo(one.name, one.revision, one.digest, self.kinds, self.vocabulary)
@@ -120,6 +128,11 @@ class EngineLabeler:
 
     def trial(self, items: Sequence[Item]) -> int:
         return sum(not isinstance(result, Fault) for _, result in self.label(items, range(len(items))))
+
+
+def packages_of(*parts: object) -> tuple[str, ...]:
+    """What the parts say of themselves in an attribute `packages`."""
+    return tuple(name for part in parts for name in getattr(part, "packages", ()))
 
 
 def _itself(predictor: Predictor) -> Predictor:

@@ -19,6 +19,7 @@ from datasetops.preannotate.rows import RowRules
 from datasetops.records import ANNOTATIONS, PROVENANCE_COLUMNS, one_array
 
 _CLASS: Final = "classification"
+_OUTLINES: Final = ("polygon", "mask")
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,16 @@ class Chosen:
 class Plan:
     """Rows to put and ids to remove. `by_class` counts the rows that the model has then, in these samples.
 
-    `stayed` samples have rows of a model that somebody changed since.
+    `stayed` samples have rows of a model that somebody changed since. `replaced` counts the ids to remove that are of
+    other models, `outlined` the samples with boxes by the model in which people outlined things.
     """
 
     put: pa.Table
     remove: tuple[str, ...]
     stayed: int
     by_class: Mapping[str, int]
+    replaced: int
+    outlined: int
 
     @property
     def is_empty(self) -> bool:
@@ -96,7 +100,7 @@ def plan(head: Version, new: pa.Table, answered: pa.Array, rules: RowRules) -> P
     and rows that another model gave for classes which this one was not asked for or cannot name, unless the
     image has one class and this one says which. Rows of this very model that it no longer predicts go.
     """
-    by_people = labeled_by_people(head, rules.kinds)
+    by_people = labeled_by_people(head, (*rules.kinds, *_OUTLINES))
     rows = head.labels(["annotation_id", "sample_id", "kind", "label", "source", "model", "event_id", "answer"])
     rows = rows.filter(
         pc.and_(pc.is_in(rows["sample_id"], answered), pc.is_in(rows["kind"], pa.array(rules.kinds, pa.string())))
@@ -128,7 +132,10 @@ def plan(head: Version, new: pa.Table, answered: pa.Array, rules: RowRules) -> P
     stale &= ~_isin(rows["annotation_id"], one_array(new["annotation_id"]))
     remove = one_array(rows.filter(pa.array(stale))["annotation_id"]).to_pylist()
     stayed = pc.count_distinct(rows.filter(pa.array(touched))["sample_id"]).as_py()
-    return Plan(changed_rows(head, new), tuple(remove), stayed, value_counts(new["label"]))
+    by_class, replaced = value_counts(new["label"]), int((stale & ~mine).sum())
+    boxed = pc.unique(new.filter(pc.equal(new["kind"], "box"))["sample_id"])
+    outlined = int(_isin(boxed, pa.concat_arrays([by_people[kind] for kind in _OUTLINES])).sum())
+    return Plan(changed_rows(head, new), tuple(remove), stayed, by_class, replaced, outlined)
 
 
 def _written_by_models(rows: pa.Table) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -168,6 +168,19 @@ def stored_models(repository: Repository) -> list[ModelInfo]:
             with suppress(ValueError, KeyError, TypeError):
                 models.append(_model(json.loads(repository.store.get(key))))
     return sorted(models, key=lambda model: (model.name, model.digest))
+
+
+def newest_models(repository: Repository, first: Collection[str] = ()) -> list[ModelInfo]:
+    """Of the models of each name the one that ran last, or of which `first` has the digest; by name."""
+    by_name: dict[str, list[ModelInfo]] = {}
+    for model in stored_models(repository):
+        by_name.setdefault(model.name, []).append(model)
+    newest = []
+    for models in by_name.values():
+        named = [model for model in models if model.digest in first] or models
+        last = newest_run(repository, [model.digest for model in named]) if len(named) > 1 else None
+        newest.append(next((model for model in named if model.digest == last), named[0]))
+    return newest
 
 
 def find_model(repository: Repository, text: str) -> ModelInfo:

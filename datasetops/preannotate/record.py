@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 from datasetops.ledger import Event
@@ -18,8 +20,17 @@ if TYPE_CHECKING:
 
 _RECORDS: Final = "preannotations/"
 _IN_EVENT: Final = (
-    "engine", "thresholds", "kinds", "classes", "where", "limit", "boxes", "promises", "auto_accept",
+    "engine", "packages", "thresholds", "kinds", "classes", "where", "limit", "boxes", "promises", "auto_accept",
 )  # fmt: skip
+
+
+def releases(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed here; the ledger notes others with every event."""
+    found = {}
+    for name in sorted(set(packages)):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def make_event(

@@ -20,9 +20,11 @@ class PreannotateResult:
     Of `selected` samples people labeled so many in one of the model's kinds, of which nothing is written there, and so
     many have no image; the model was asked about `asked`. Of the images of these so many were `computed` now and so
     many `known` before. `counts` are of rows of annotations, `by_class` of those that stand there by this model now.
-    `stayed` samples have rows of a model that somebody changed since: these stay. `faults` are about images of which
-    nothing could be said. `promises` are what a target precision led to, `reached` what the labels that decided nothing
-    say of it by class and slice. `qa_plan` names the QA plan over what was accepted by its score.
+    `stayed` samples have rows of a model that somebody changed since: these stay. `replaced` rows of other models went,
+    and in `outlined` of the samples with boxes by this model people had outlined things. Where nothing reached a
+    threshold, so many rows were `below` it, with the `highest` score. `faults` are about images of which nothing could be
+    said. `promises` are what a target precision led to, `reached` what the labels that decided nothing say of it by
+    class and slice. `qa_plan` names the QA plan over what was accepted by its score.
     """
 
     version: str | None
@@ -35,6 +37,10 @@ class PreannotateResult:
     known: int
     computed: int = 0
     stayed: int = 0
+    replaced: int = 0
+    outlined: int = 0
+    below: int = 0
+    highest: float | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     by_class: Mapping[str, int] = field(default_factory=dict)
     faults: tuple[Finding, ...] = ()
@@ -49,7 +55,10 @@ class PreannotateResult:
         return [] if self.promises is None else below_target(self.reached, self.promises)
 
     def as_dict(self) -> dict[str, Any]:
-        names = ("version", "selected", "labeled", "without_image", "asked", "known", "computed", "stayed")
+        names = (
+            "version", "selected", "labeled", "without_image", "asked", "known", "computed", "stayed",
+            "replaced", "outlined", "below", "highest",
+        )  # fmt: skip
         model = asdict(self.model) | {"label": self.model.label}
         return {name: getattr(self, name) for name in names} | {
             "model": {name: value for name, value in model.items() if name != "vocabulary"},

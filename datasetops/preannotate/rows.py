@@ -202,6 +202,15 @@ def class_scores(
     return rounded
 
 
+def names_no_class(stored: Stored, rules: RowRules) -> npt.NDArray[np.bool_]:
+    """Which images (N,) the model calls by a name that stands for no class, where each has one class."""
+    scores = class_scores(stored, rules.mapping, rules.classes(_CLASS), several=False)
+    beaten: npt.NDArray[np.bool_] = _other_scores(stored, rules.mapping) > np.nan_to_num(scores).max(
+        axis=1, initial=0.0
+    )
+    return beaten
+
+
 def _other_scores(stored: Stored, mapping: ClassMapping) -> npt.NDArray[np.float64]:
     """The highest score (images,) of a name that counts for no class: what beats all classes makes no row."""
     highest = np.zeros(len(stored.images))

@@ -26,7 +26,7 @@ from datasetops.preannotate.outlines import Outlines
 from datasetops.preannotate.plan import Chosen, Plan, choose, labeled_by_people, plan
 from datasetops.preannotate.predictions import PredictionStore
 from datasetops.preannotate.promise import Measured, promise
-from datasetops.preannotate.record import make_event
+from datasetops.preannotate.record import make_event, releases
 from datasetops.preannotate.result import PreannotateResult
 from datasetops.preannotate.rows import Owners, RowRules, Thresholds, rows_of
 from datasetops.preannotate.runs import EVENT
@@ -138,8 +138,12 @@ def preannotate(
     new, answered, refused = _rows(store, owners, rules)
     findings = _findings(chosen.samples, owners, faults | refused)
     facts = replace(facts, computed=computed, faults=tuple(findings))
+    if measured is None and not len(new):
+        below = _rows(store, owners, replace(rules, thresholds=0.0))[0]["score"]
+        facts = replace(facts, below=len(below), highest=pc.max(below).as_py())
     told = {
         "engine": labeler.engine,
+        "packages": releases(labeler.packages),
         "prompts": None if prompts is None else {name: list(texts) for name, texts in prompts.texts.items()},
         "mapping": dict(mapped.classes),
         "thresholds": dict(thresholds) if isinstance(thresholds, Mapping) else thresholds,
@@ -185,7 +189,8 @@ def _write(
     them). `again` is the branch's newest version after somebody else's commit."""
     for attempt in range(_ATTEMPTS):
         changes = work(head)
-        facts = replace(facts, stayed=changes.stayed, by_class=changes.by_class)
+        told = {name: getattr(changes, name) for name in ("stayed", "by_class", "replaced", "outlined")}
+        facts = replace(facts, **told)
         if changes.is_empty and not facts.computed:
             return facts, head
         if changes.is_empty:

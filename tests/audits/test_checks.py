@@ -315,6 +315,19 @@ def test_label_noise_from_supplied_probabilities_and_from_a_probe(make: Make) ->
     )
 
 
+def test_probabilities_that_tell_nothing_are_not_believed(make: Make) -> None:
+    rng = np.random.default_rng(0)
+    names = ["cat", "dog", "bird"]
+    samples = [{"sample_id": f"s{i:03}", "sha256": str(i)} for i in range(300)]
+    annotations = [label(f"s{i:03}", names[k]) for i, k in enumerate(rng.integers(0, 3, 300))]
+    chance = rng.dirichlet([0.1] * 3, 300)
+    frame = pd.DataFrame(chance, columns=names, index=[row["sample_id"] for row in samples])
+    result = LabelNoise().run(make(samples, annotations, probabilities=frame))
+    agreed = sum(names[best] == row["label"] for best, row in zip(chance.argmax(axis=1), annotations, strict=True))
+    assert (len(result.findings), len(result.scores)) == (0, 0)
+    assert f"the given class of {agreed} of 300 images and tell no more than" in result.summary["skipped"]
+
+
 def test_label_noise_says_what_it_did_not_judge(make: Make) -> None:
     rng = np.random.default_rng(0)
     schema = LabelSchema.model_validate(

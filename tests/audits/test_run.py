@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from pictures import write_digits
@@ -195,5 +196,10 @@ def test_supplied_probabilities_are_checked_against_the_version(repository: Repo
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     with pytest.raises(FormatError, match="no column sample_id"):
         read_probabilities(tmp_path / "bad.csv")
+    found = audit(repository, version, checks=["label_noise"], probabilities=read)
+    assert "tell no more than how frequent each class is" in found.info["checks"]["label_noise"]["skipped"]
+    given = version.annotations().set_index("sample_id")["label"].reindex(samples["sample_id"])
+    read += 0.4 * np.array([[label == name for name in names] for label in given])
+    read /= read.sum(axis=1).to_numpy()[:, None]
     found = audit(repository, version, checks=["label_noise"], probabilities=read)
     assert json.loads(json.dumps(found.summaries["label_noise"]["probabilities"])) == "supplied"

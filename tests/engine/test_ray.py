@@ -3,11 +3,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,6 +116,23 @@ def test_an_image_that_ends_its_worker_costs_no_other(cluster: str, tmp_path: Pa
     assert found == {index: answer(index) for index in range(40) if index != 33}
 
 
+def test_the_count_of_attempts_may_be_killed_too(cluster: str, tmp_path: Path) -> None:
+    import psutil
+
+    items = write_pictures(tmp_path / "pictures", 300)
+    (tmp_path / "processes").mkdir()
+    make = partial(Traced, tmp_path / "processes", seconds=0.004, deadly=280 % 256)
+    results = open_engine("ray", batch=4).run(make, items[30:], read_file)
+    found = dict([next(results)])
+    helpers = [one for one in psutil.Process().children(recursive=True) if "_Attempts" in " ".join(one.cmdline())]
+    assert helpers
+    for one in helpers:
+        one.kill()
+    found |= collected(results)
+    assert len(found) == 270
+    assert [index for index, result in found.items() if isinstance(result, Fault)] == [250]
+
+
 def test_errors_of_workers_reach_the_caller(cluster: str, items: list[Item]) -> None:
     engine = open_engine("ray")
     with pytest.raises(ModelError, match="no such model\nName another"):
@@ -133,6 +154,57 @@ def test_an_iterator_closed_early_frees_the_cluster(cluster: str, items: list[It
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert len(collected(open_engine("ray").run(Colour, items, read_file))) == 1100
+
+
+@pytest.fixture
+def short_path() -> Iterator[str]:
+    """A folder whose name leaves room for those of sockets."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def test_a_cluster_that_asks_for_a_token_says_so(short_path: str, items: list[Item]) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789" * 6, "RAY_USAGE_STATS_ENABLED": "0"}
+    start = f"ray start --head --block --num-cpus=1 --include-dashboard=false --port={port} --temp-dir={short_path}"
+    head = subprocess.Popen(
+        [str(Path(sys.executable).with_name("ray")), *start.split()[1:]],
+        env=os.environ | settings,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    code = f"""
+        from colour_worker import Colour, read_file
+        from datasetops.engine import Item, open_engine
+        from datasetops.errors import DatasetOpsError
+        try:
+            list(open_engine("ray", address="127.0.0.1:{port}").run(Colour, [Item("1", {items[1].uri!r})], read_file))
+        except DatasetOpsError as error:
+            print(error.message, error.remedy)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    try:
+        wait_for(port)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=True)
+    finally:
+        head.terminate()
+        head.wait()
+    assert "asks for a token" in done.stdout
+    assert "RAY_AUTH_TOKEN_PATH" in done.stdout
+    assert done.stderr.count("InvalidAuthToken") <= 1
+
+
+def wait_for(port: int) -> None:
+    for _ in range(300):
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        time.sleep(0.1)
+    raise TimeoutError(port)
 
 
 def test_a_cluster_is_found_by_its_address(cluster: str, items: list[Item]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from datasetops.errors import ModelError
-from datasetops.models.ocr import PACKAGES, installed_reader, open_ocr
+from datasetops.models.ocr import PACKAGES, installed_reader, lines_of, open_ocr
 from datasetops.models.predictor import Prediction, Predictor, Request
 
 pytestmark = pytest.mark.slow
@@ -63,6 +63,12 @@ def test_lines_are_read_where_they_stand(predictor: Predictor) -> None:
         assert 0.8 < one.score <= 1
         assert abs(one.box[0] - x) < 15
         assert y - 10 < one.box[1] < one.box[3] < y + 60
+
+
+def test_blanks_at_the_ends_of_a_line_are_no_part_of_it() -> None:
+    corners = [[0, 0], [9, 0], [9, 9], [0, 9]]
+    found = lines_of([(corners, " Exit 7 ", 0.9), (corners, "  ", 0.8), (corners, "x", 0.7)])
+    assert [(line.text, line.score) for line in found] == [("Exit 7", 0.9), ("x", 0.7)]
 
 
 @needs_reader

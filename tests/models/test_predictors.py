@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ pytest.importorskip("transformers", reason="the extra 'transformers' is not inst
 
 from tiny_checkpoints import FAMILIES, save_family
 
+from datasetops.models.checkpoint import hub_answers
 from datasetops.models.families import open_hub, open_local
 
 pytestmark = pytest.mark.slow
@@ -562,6 +567,33 @@ def test_models_that_are_not_there_say_how_to_get_them(tmp_path: Path, monkeypat
     assert "local:DIR" in caught.value.remedy
     with pytest.raises(ModelError, match="holds no saved model"):
         open_local(str(tmp_path / "none"), tmp_path, Request())
+
+
+def test_a_branch_on_the_hub_is_recorded_as_the_commit_that_it_stood_for(
+    saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef" * 2 + "01234567"
+    fetched = tmp_path / "models--org--tiny"
+    shutil.copytree(saved("vit"), fetched / "snapshots" / commit)
+    (fetched / "refs").mkdir()
+    (fetched / "refs" / "main").write_text(commit)
+    for reference in ("org/tiny", "org/tiny@main", f"org/tiny@{commit}"):
+        assert open_hub(reference, tmp_path, Request()).revision == commit
+
+
+def test_a_hub_out_of_reach_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+        assert not hub_answers("nobody/nothing")
+    with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        assert hub_answers("nobody/nothing")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        assert not hub_answers("nobody/nothing")
 
 
 @pytest.mark.parametrize("reference", ["vit", "hf:", "magic:vit", "", "local"])

@@ -37,8 +37,9 @@ class MeanColour:
 
     name, revision, kinds = "mean-colour", None, ("classification", "box")
 
-    def __init__(self, digest: str = "a" * 64, names: Sequence[str] = NAMES) -> None:
+    def __init__(self, digest: str = "a" * 64, names: Sequence[str] = NAMES, name: str | None = None) -> None:
         self.digest, self.vocabulary, self.seen = digest, tuple(names), 0
+        self.name = name or self.name
 
     def prepare(self, image: Image.Image) -> np.ndarray[Any, Any]:
         return np.asarray(image, dtype=np.float64)

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import typer
 from colours import NAMES, add_image, picture
+from colours import run as annotate
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
@@ -88,6 +89,17 @@ def test_thresholds_classes_and_limit(call: Run, coloured: Repository, model: st
     assert (some["asked"], some["by_class"]) == (2, {"green": 1})
 
 
+def test_what_did_not_reach_the_threshold_and_what_was_replaced_is_told(
+    call: Run, coloured: Repository, model: str
+) -> None:
+    none = call("--model", model, "--threshold", "1")
+    assert "Nothing in v1 has to change: no threshold was reached by the 12 predictions" in none.stdout
+    annotate(coloured)
+    least = call("--model", model, "--threshold", "1", "--threshold", "red=0.1")
+    assert "v3: 4 new, 12 removed annotations." in least.stdout
+    assert "Of those removed 12 are of another model" in least.stdout
+
+
 def test_names_are_told_and_mapped(call: Run, coloured: Repository, model: str, tmp_path: Path) -> None:
     spec = Path(model.removeprefix("onnx:")).with_suffix(".yaml")
     other = tmp_path / "other.yaml"
@@ -100,6 +112,15 @@ def test_names_are_told_and_mapped(call: Run, coloured: Repository, model: str, 
     made = answer(call("--model", model, "--model-config", str(other), "--mapping", str(mapping), "--json"))
     assert made["by_class"] == {"red": 4, "green": 4, "blue": 4}
     assert made["computed"] == 0
+
+
+def test_a_wrong_number_of_names_is_told_on_the_first_image(call: Run, model: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(Path(model.removeprefix("onnx:")).with_suffix(".yaml").read_text().replace('"red", ', ""))
+    told = call("--model", model, "--model-config", str(other))
+    assert told.exit_code == 1
+    assert f"{other}: family: as logits expected 2 scores; got 3" in told.stderr
+    assert "images in a row" not in told.stderr
 
 
 def test_a_target_precision(call: Run, coloured: Repository, root: Path, model: str) -> None:
@@ -172,6 +193,14 @@ def test_disagreement(call: Run, coloured: Repository, model: str) -> None:
     assert lines[-2] == "1 samples are disagreed on, most: s00 (1.00)"
     assert lines[-1].startswith("Labels that a model doubts: dsops audit v3 --predictions")
     assert kept["most"] == [{"sample_id": "s00", "score": 1.0}]
+
+
+def test_a_comparison_that_cannot_be_made_is_told_after_the_run(call: Run, coloured: Repository, model: str) -> None:
+    told = call("--model", model, "--disagreement")
+    assert told.exit_code == 0, told.output
+    assert "v2: 12 new annotations." in told.stdout
+    assert "nothing to compare: only colour#" in told.stderr
+    assert answer(call("--model", model, "--disagreement", "--json", "--quiet"))["disagreement"] == []
 
 
 def test_what_is_left_out_is_told(call: Run, coloured: Repository, root: Path, model: str) -> None:

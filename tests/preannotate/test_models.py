@@ -115,6 +115,7 @@ def test_a_detector_by_names_or_by_prompts(pets: Repository, tmp_path: Path, fam
     entry = pets.ledger.tail()
     assert entry is not None
     assert entry.event.parameters["prompts"] == (prompts.digest if asked else None)
+    assert entry.event.parameters["packages"].keys() == {"torch", "transformers", "tokenizers", "safetensors"}
     (record,) = entry.event.outputs["files"]
     assert json.loads(pets.store.get(record))["prompts"] == (
         {name: list(texts) for name, texts in prompts.texts.items()} if asked else None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from colours import NAMES, SCHEMA, MeanColour, add_image, picture, run
@@ -17,7 +18,7 @@ from datasetops.ledger import Event
 from datasetops.manifest import Change, Repository, verify
 from datasetops.manifest.commit import get_object
 from datasetops.preannotate.predictions import PredictionStore, find_model, stored_models
-from datasetops.records import ANNOTATIONS
+from datasetops.records import ANNOTATIONS, canonical_json
 
 CONTENT = [name for name in ANNOTATIONS.names if name not in ("event_id", "created_at", "answer")]
 
@@ -78,6 +79,15 @@ def test_rows_say_what_the_model_saw_and_where_they_come_from(coloured: Reposito
     assert record["thresholds"] == 0.0
     assert record["counts"]["computed"] == 12
     assert verify(coloured) == []
+
+
+def test_the_event_names_the_packages_that_the_model_says_it_uses(coloured: Repository) -> None:
+    model = MeanColour()
+    model.packages = ("numpy", "of-no-such-name")  # type: ignore[attr-defined]
+    run(coloured, model)
+    tail = coloured.ledger.tail()
+    assert tail is not None
+    assert tail.event.parameters["packages"] == {"numpy": np.__version__}
 
 
 def test_nothing_is_computed_or_written_again(coloured: Repository) -> None:
@@ -205,11 +215,22 @@ def test_a_newer_model_replaces_what_an_older_one_said(coloured: Repository) -> 
 def test_where_a_newer_model_is_not_sure_enough_the_older_ones_row_goes_too(coloured: Repository) -> None:
     run(coloured, task="classification")
     made = run(coloured, MeanColour("b" * 64), task="classification", thresholds=1.0)
-    assert (made.by_class, made.counts["deleted"]) == ({}, 12)
+    assert (made.by_class, made.counts["deleted"], made.replaced) == ({}, 12, 12)
     assert rows(coloured).empty
+    again = run(coloured, MeanColour("b" * 64), task="classification", thresholds=1.0)
+    assert (again.version, again.replaced, again.below) == (None, 0, 12)
+    assert 0.4 < (again.highest or 0) < 1
     run(coloured, task="classification")
     run(coloured, MeanColour("b" * 64), task="classification", thresholds=1.0, classes=["red"])
     assert set(rows(coloured)["label"]) == {"green", "blue"}  # it was asked for red alone
+
+
+def test_boxes_where_people_outlined_things_are_counted(coloured: Repository) -> None:
+    ring = canonical_json({"polygons": [[0, 2, 8, 2, 8, 20]]}).decode()
+    commit(coloured, human("s00", "red", kind="polygon", geometry=ring))
+    made = run(coloured, task="box")
+    assert (made.outlined, made.below, made.highest) == (1, 0, None)
+    assert run(coloured, task="classification").outlined == 0
 
 
 def test_rows_of_models_from_elsewhere_stay(coloured: Repository) -> None:

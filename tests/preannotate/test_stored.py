@@ -121,10 +121,10 @@ def test_disagreement_follows_the_mapping_and_is_a_score(coloured: Repository, t
     mapping = tmp_path / "map.yaml"
     mapping.write_text("crimson: red\n")
     run(coloured, also_labeled=True)
-    run(coloured, MeanColour("b" * 64, ("crimson", "green", "blue")), also_labeled=True, mapping=mapping)
+    run(coloured, MeanColour("b" * 64, ("crimson", "green", "blue"), "second"), also_labeled=True, mapping=mapping)
     run(
         coloured,
-        MeanColour("c" * 64, ("red", "y", "z")),
+        MeanColour("c" * 64, ("red", "y", "z"), "third"),
         also_labeled=True,
         task="classification",
         where="uri = 's00.png'",
@@ -145,7 +145,7 @@ def test_disagreement_follows_the_mapping_and_is_a_score(coloured: Repository, t
 
 def test_models_that_name_no_class_have_no_voice(coloured: Repository) -> None:
     run(coloured)
-    run(coloured, MeanColour("b" * 64))
+    run(coloured, MeanColour("b" * 64, name="second"))
     before = keep_disagreement(coloured, coloured.version(), "classification")
     PredictionStore(coloured, "e" * 64).describe(ModelInfo("cars", None, "e" * 64, ("classification",), ("van", "bus")))
     assert keep_disagreement(coloured, coloured.version(), "classification") == before

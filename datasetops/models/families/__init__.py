@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from datasetops.errors import ModelError
-from datasetops.models.checkpoint import load_checkpoint, read_config
+from datasetops.models.checkpoint import hub_answers, load_checkpoint, read_config
 from datasetops.models.predictor import Predictor, Request
 
 _DETECTORS: Final = (
@@ -37,9 +37,9 @@ _KNOWN: Final = (
 
 
 def open_hub(name: str, cache: Path, request: Request) -> Predictor:
-    """`NAME` or `NAME@REVISION` on the hub."""
+    """`NAME` or `NAME@REVISION` on the hub; what was fetched before where the hub cannot be reached."""
     model, _, revision = name.partition("@")
-    return _open(model, model, revision or None, cache, request, local_only=False)
+    return _open(model, model, revision or None, cache, request, local_only=not hub_answers(model))
 
 
 def open_local(name: str, cache: Path, request: Request) -> Predictor:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from datasetops.images import ImageError
-from datasetops.models.checkpoint import Checkpoint, checkpoint_digest, plain
+from datasetops.models.checkpoint import TRANSFORMERS, Checkpoint, checkpoint_digest, plain
 from datasetops.models.nms import suppress
 from datasetops.models.predictor import Prediction
 from datasetops.records import canonical_json, sha256_hex
@@ -35,6 +35,7 @@ class TransformersPredictor:
     kinds: ClassVar[tuple[str, ...]]
     reads_text: ClassVar[bool] = False
     vocabulary: tuple[str, ...] | None = None
+    packages: ClassVar[tuple[str, ...]] = TRANSFORMERS
 
     def __init__(self, checkpoint: Checkpoint, options: Mapping[str, Any], *inputs: Any) -> None:
         """`options` and `inputs` (JSON-able: what else predictions depend on) go into the digest."""
