@@ -14,10 +14,15 @@ from datasetops.cli.session import Session, command, table
 from datasetops.cli.versions import Branch, VersionName
 
 if TYPE_CHECKING:
+    from datasetops.export import ExportResult
     from datasetops.splits import SplitResult
 
 Message = Annotated[str | None, typer.Option("--message", "-m", help="Message of the new version.")]
 Unseal = Annotated[str | None, typer.Option(help="Reason for changing a sealed split; it is recorded.")]
+OverrideRights = Annotated[
+    str | None,
+    typer.Option(metavar="REASON", help="Hand over samples that break the policy's rights; the reason is recorded."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -62,9 +67,15 @@ def ingest(
         list[str] | None, typer.Option(help="Tables: NAME=HEADING, e.g. path='Image Index'. May be repeated.")
     ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the repository.")] = False,
+    strip: Annotated[
+        bool, typer.Option("--strip", help="--copy: without EXIF, XMP, IPTC and comments, pixels bit for bit.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse the whole source if anything is wrong.")] = False,
     overrule: Annotated[
         bool, typer.Option("--overrule", help="Let the source replace what others changed since, too.")
+    ] = False,
+    take_erased: Annotated[
+        bool, typer.Option("--take-erased", help="Also samples that were erased from this repository.")
     ] = False,
     branch: Branch = "main",
     message: Message = None,
@@ -85,6 +96,8 @@ def ingest(
     from datasetops.audits.sealed import sealed_split_guard
     from datasetops.ingest import ingest as bring_in
 
+    if strip and not copy:
+        raise ValueError("--strip goes with --copy: files that stay where they are stay as they are")
     columns = {}
     for item in column or []:
         name, sign, heading = item.partition("=")
@@ -99,11 +112,13 @@ def ingest(
         split=split,
         columns=columns,
         copy=copy,
+        strip=strip,
         strict=strict,
         branch=branch,
         message=message,
         unseal=unseal,
         overrule=overrule,
+        take_erased=take_erased,
         guard=sealed_split_guard(session.progress),
         progress=session.progress,
     )
@@ -249,10 +264,11 @@ def export(
     ] = False,
     where: Annotated[str | None, typer.Option(help="SQL condition over samples and annotations.")] = None,
     no_media: Annotated[bool, typer.Option("--no-media", help="Write labels only.")] = False,
-    override_rights: Annotated[
-        str | None,
-        typer.Option(metavar="REASON", help="Export samples that break the policy's rights; the reason is recorded."),
-    ] = None,
+    strip: Annotated[
+        bool,
+        typer.Option("--strip", help="Copies without EXIF, XMP, IPTC and comments, where they name place or person."),
+    ] = False,
+    override_rights: OverrideRights = None,
 ) -> None:
     """Write a version in another tool's format, and say what that format cannot hold; or bring it to FiftyOne.
 
@@ -262,8 +278,8 @@ def export(
     if to is not None:
         if to != "fiftyone":
             raise ValueError(f"--to: expected fiftyone; got {to!r}")
-        if out is not None or format is not None or no_media:
-            raise ValueError("--to fiftyone takes no folder, no --format and no --no-media")
+        if out is not None or format is not None or no_media or strip:
+            raise ValueError("--to fiftyone takes no folder, no --format, no --no-media and no --strip")
         options = {"name": name, "database": database, "where": where, "overrule": overrule}
         _to_fiftyone(session, version, override_rights, **options)
         return
@@ -284,13 +300,24 @@ def export(
         out,
         format=form,
         copy_media=not no_media,
+        strip=strip,
         where=where,
         rights=rights,
         progress=session.progress,
     )
     lines = _overridden(rights)
     lines.append(f"{result.version}: wrote {result.samples:,} samples and {result.annotations:,} annotations to {out}")
-    session.emit(asdict(result), lines + [f"not kept by {form}: {text}" for text in result.lost])
+    session.emit(asdict(result), [*lines, *_beside(result), *(f"not kept by {form}: {text}" for text in result.lost)])
+
+
+def _beside(result: ExportResult) -> list[str]:
+    """What the images say beside their pixels is never handed over unsaid."""
+    if not result.beside:
+        return []
+    counts = ", ".join(f"{kind} in {count:,}" for kind, count in result.beside.items())
+    if result.stripped:
+        return [f"Left out of the copies what was said beside the pixels: {counts}."]
+    return [f"CAREFUL: image files say more than their pixels: {counts}. `dsops export --strip` writes them without."]
 
 
 def _overridden(rights: Mapping[str, Any]) -> list[str]:
@@ -325,12 +352,20 @@ def _to_fiftyone(session: Session, version: str, override_rights: str | None, **
 
 
 def checkout(
-    session: Session, version: VersionName, out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder.")]
+    session: Session,
+    version: VersionName,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="The folder.")],
+    override_rights: OverrideRights = None,
 ) -> None:
     """Write a version as plain files: images/, samples.parquet, annotations.parquet, schema.yaml, guide.md."""
     from datasetops.export import checkout as write
+    from datasetops.gate.rights import clear_for_export
 
-    result = write(session.repository, session.repository.version(version), out, progress=session.progress)
-    lines = [f"{result.version}: {result.samples:,} samples and {result.annotations:,} annotations in {out}"]
-    lines += [f"missing: {text}" for text in result.missing[:10]]
+    repository = session.repository
+    found = repository.version(version)
+    rights = clear_for_export(repository, found, reason=override_rights)
+    result = write(repository, found, out, rights=rights, progress=session.progress)
+    lines = _overridden(rights)
+    lines += [f"{result.version}: {result.samples:,} samples and {result.annotations:,} annotations in {out}"]
+    lines += [*_beside(result), *(f"missing: {text}" for text in result.missing[:10])]
     session.emit(asdict(result), lines)

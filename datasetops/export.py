@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,9 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datasetops.errors import ConflictError, DatasetOpsError
+from datasetops.embedded import STRIPPED, beside_pixels, without_metadata
+from datasetops.errors import ConflictError, DatasetOpsError, FormatError
 from datasetops.formats import load_format
 from datasetops.formats.base import ExportData
+from datasetops.images import ImageError, read_header
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.progress import Progress, no_progress
@@ -24,7 +27,10 @@ from datasetops.store.media import Media, base_name
 
 @dataclass
 class ExportResult:
-    """`lost` says in words what the format could not hold; `missing` names media that could not be read."""
+    """`lost` says in words what the format could not hold; `missing` names media that could not be read.
+
+    `beside` counts the files that say more than their pixels, by kind (embedded.KINDS); if `stripped`, the copies do not.
+    """
 
     version: str
     path: str
@@ -34,6 +40,8 @@ class ExportResult:
     annotations: int
     lost: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    beside: dict[str, int] = field(default_factory=dict)
+    stripped: bool = False
 
 
 def export(
@@ -43,12 +51,15 @@ def export(
     *,
     format: str,
     copy_media: bool = True,
+    strip: bool = False,
     where: str | None = None,
     rights: Mapping[str, Any] | None = None,
     progress: Progress = no_progress,
 ) -> ExportResult:
     """Write a version in a format into a new or empty folder; `where` is a SQL condition as in `Version.where`.
 
+    With `strip` copies of images that say where or by whom they were taken are written without it; raises FormatError
+    for one of a type for which that cannot be done.
     `rights` is what the event keeps of them, from datasetops.gate.rights.clear_for_export, which refuses where they are
     broken.
     """
@@ -62,18 +73,26 @@ def export(
     media = Media(repository.store, repository.root)
     steps = progress(range(len(samples)), len(samples), "Writing images")
 
+    beside: Counter[str] = Counter()
+
     def read_media(uri: str) -> bytes:
         next(steps, None)
-        return media.read(uri)
+        data = media.read(uri)
+        if said := beside_pixels(data):
+            beside.update(said.split(", "))
+        return _stripped(data, uri) if strip else data
 
     data = ExportData(samples, annotations, version.schema, read_media, copy_media)
     report = writer.write(data, out)
     for _ in steps:
         pass
     result = ExportResult(
-        version.name, str(out), writer.name, report.files, len(samples), len(annotations), list(report.lost)
+        *(version.name, str(out), writer.name, report.files, len(samples), len(annotations), list(report.lost)),
+        beside=dict(beside),
+        stripped=strip,
     )
-    _record(repository, "export", version, {"format": writer.name, "path": str(out), "where": where, **(rights or {})})
+    told = {"format": writer.name, "path": str(out.absolute()), "where": where, "beside": result.beside, "strip": strip}
+    _record(repository, "export", version, told | dict(rights or {}))
     return result
 
 
@@ -82,12 +101,14 @@ def checkout(
     version: Version,
     out: Path,
     *,
+    rights: Mapping[str, Any] | None = None,
     progress: Progress = no_progress,
 ) -> ExportResult:
     """Write a version as plain files: images/, samples.parquet, annotations.parquet, schema.yaml, guide.md.
 
     Can be interrupted and run again: images that are there with the right digest are not written twice.
-    `samples.parquet` has one more column, `path`: where the image lies, null where its media cannot be read.
+    `samples.parquet` has one more column, `path`: where the image lies, null where its media cannot be read. `rights` as
+    for `export`.
     """
     marker = out / "version.txt"
     if (
@@ -104,18 +125,21 @@ def checkout(
     paths: list[str | None] = []
     result = ExportResult(version.name, str(out), "checkout", 0, len(samples), version.commit.counts["annotations"])
     rows = samples.select(["sample_id", "uri", "sha256", "split"]).to_pylist()
+    beside: Counter[str] = Counter()
     for row in progress(rows, len(rows), "Writing images"):
         path = _unique_path(row, taken)
         if row["sha256"] is None:
             paths.append(None)
             continue
         try:
-            written = _write_once(out / path, row["sha256"], partial(media.read, row["uri"]))
+            written, data = _write_once(out / path, row["sha256"], partial(media.read, row["uri"]))
         except DatasetOpsError as error:
             result.missing.append(f"{row['uri']}: {error.message}")
             paths.append(None)
             continue
         result.files += written
+        if said := beside_pixels(data):
+            beside.update(said.split(", "))
         paths.append(path)
     with_path = samples.append_column("path", pa.array(paths, pa.string()))
     pq.write_table(with_path, out / "samples.parquet", compression="zstd")
@@ -123,7 +147,8 @@ def checkout(
     (out / "schema.yaml").write_text(version.schema.to_yaml(), encoding="utf-8")
     if version.guide is not None:
         (out / "guide.md").write_text(version.guide, encoding="utf-8")
-    _record(repository, "checkout", version, {"path": str(out)})
+    result.beside = dict(beside)
+    _record(repository, "checkout", version, {"path": str(out.absolute()), "beside": result.beside, **(rights or {})})
     return result
 
 
@@ -137,9 +162,19 @@ def _unique_path(row: dict[str, Any], taken: set[str]) -> str:
     return path
 
 
-def _write_once(path: Path, sha256: str, read: Callable[[], bytes]) -> int:
-    if path.is_file() and sha256_hex(path.read_bytes()) == sha256:
-        return 0
+def _stripped(data: bytes, uri: str) -> bytes:
+    if not beside_pixels(data) and read_header(data).media_type not in STRIPPED:
+        return data
+    try:
+        return without_metadata(data)
+    except ImageError as error:
+        raise FormatError(f"{uri}: {error}.", remedy="Leave it out with --where, or export without --strip.") from None
+
+
+def _write_once(path: Path, sha256: str, read: Callable[[], bytes]) -> tuple[bool, bytes]:
+    """(whether it was written now, the file's content)."""
+    if path.is_file() and sha256_hex(data := path.read_bytes()) == sha256:
+        return False, data
     data = read()
     if sha256_hex(data) != sha256:
         raise DatasetOpsError("the file changed since it was ingested; it is left out")
@@ -147,7 +182,7 @@ def _write_once(path: Path, sha256: str, read: Callable[[], bytes]) -> int:
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(data)
     temporary.replace(path)
-    return 1
+    return True, data
 
 
 def _refuse_filled(out: Path) -> None:

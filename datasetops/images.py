@@ -10,7 +10,7 @@ from functools import cache
 from io import BytesIO
 from typing import Final
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 PIXEL_LIMIT: Final = 178_956_970  # what Pillow itself refuses as a decompression bomb: 0.5 GB as RGB
 # Named, since others that Pillow knows start programs (EPS) or have no mark to tell them from noise (TGA).
@@ -36,14 +36,14 @@ class ImageError(Exception):
 def read_header(data: bytes) -> ImageHeader:
     """Size and type without decoding; the first part of a file is enough for most. Raises ImageError."""
     with _reasons(data):
-        image = _opened(data)
+        image = opened(data)
         return _header(image)
 
 
 def check_image(data: bytes) -> ImageHeader:
     """Decodes the whole image. Raises ImageError if it is empty, no image, truncated, damaged or too large."""
     with _reasons(data):
-        image = _opened(data)
+        image = opened(data)
         header = _header(image)
         # At an eighth of the size JPEG reads every byte all the same, in half the time.
         image.draft(image.mode, (1, 1))
@@ -59,7 +59,8 @@ def quiet_decoding() -> Iterator[None]:
         yield
 
 
-def _opened(data: bytes) -> Image.Image:
+def opened(data: bytes) -> ImageFile.ImageFile:
+    """One of the known types, its header read and nothing decoded; with Pillow's own errors."""
     return Image.open(BytesIO(data), formats=_known_formats())
 
 
@@ -109,7 +110,7 @@ def decode_rgb(data: bytes, *, at_least: int | None = None) -> Image.Image:
     With `at_least`, a JPEG may be decoded at a reduced size whose sides are not below that many pixels: much faster.
     """
     with _reasons(data):
-        image = _opened(data)
+        image = opened(data)
         _header(image)
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,19 +16,19 @@ from datasetops.errors import FormatError, RejectedError
 from datasetops.formats import detect_format, load_format
 from datasetops.formats.base import SCOPE, Parsed, ReadOptions
 from datasetops.identity import Known, sample_ids
+from datasetops.ingest_media import with_media, without_erased
 from datasetops.ingest_merge import VALUES, Base, last_ingest, merged_samples, region_ids, settle
 from datasetops.ledger import Event
 from datasetops.manifest import MAIN, Change, CommitResult, Repository, Version
 from datasetops.manifest.commit import put_object
-from datasetops.media import ScanCache, scan_media
 from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, SAMPLES, TABLES, Finding, canonical_json, findings_table
 from datasetops.schema import LabelSchema
-from datasetops.store.media import Media, media_uri
-from datasetops.store.source import WithFiles, open_source
-from datasetops.store.tree import SourceTree
+from datasetops.store.media import Media
+from datasetops.store.source import open_source
 
 _LISTED: Final = 100  # rejected rows in the answer as JSON
+_SEVERAL: Final = {"classification": "classes", "box": "boxes", "polygon": "polygons", "mask": "masks", "text": "texts"}
 _OPS: Final = {"inserted": "added", "updated": "changed", "deleted": "removed"}
 Guard = Callable[[Repository, Version, pa.Table], None]  # (repository, newest version, samples to put)
 
@@ -38,7 +39,8 @@ class IngestResult:
 
     `counts` has rows added, changed and removed by table. `kept` counts annotations that the source gives otherwise, or
     not at all, but that others made or changed: theirs stay; `conflicts` those of them that the source changed too since
-    it was ingested last. `changed` is false where the version held all of it already.
+    it was ingested last; `confirmed` those that a model had made alike. `changed` is false
+    where the version held all of it already.
     """
 
     version: Version
@@ -48,6 +50,7 @@ class IngestResult:
     rejected: int
     kept: int
     conflicts: int
+    confirmed: int
     findings: list[Finding]
     counts: Mapping[str, Mapping[str, int]]
     notes: list[str] = field(default_factory=list)
@@ -58,11 +61,13 @@ class IngestResult:
         if not self.changed:
             return f"{self.version.name}: nothing changed ({self.samples:,} samples, {self.annotations:,} labels)"
         samples, labels = self.counts["samples"], self.counts["annotations"]
-        return (
+        changed = labels["changed"] - self.confirmed
+        text = (
             f"{self.version.name}: {samples['added']:,} sample{'' if samples['added'] == 1 else 's'} added, "
-            f"{samples['changed']:,} changed; {labels['changed']:,} label{'' if labels['changed'] == 1 else 's'} changed, "
+            f"{samples['changed']:,} changed; {changed:,} label{'' if changed == 1 else 's'} changed, "
             f"{labels['removed']:,} removed, {labels['added']:,} added"
         )
+        return text + (f", {self.confirmed:,} of models confirmed" if self.confirmed else "")
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -72,6 +77,7 @@ class IngestResult:
             "rejected": self.rejected,
             "kept": self.kept,
             "conflicts": self.conflicts,
+            "confirmed": self.confirmed,
             "changed": self.changed,
             "findings": len(self.findings),
             "counts": {name: dict(counts) for name, counts in self.counts.items()},
@@ -89,11 +95,13 @@ def ingest(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     copy: bool = False,
+    strip: bool = False,
     strict: bool = False,
     message: str | None = None,
     branch: str = MAIN,
     unseal: str | None = None,
     overrule: bool = False,
+    take_erased: bool = False,
     guard: Guard | None = None,
     progress: Progress = no_progress,
 ) -> IngestResult:
@@ -108,11 +116,16 @@ def ingest(
     what others changed since stays. Where both changed an annotation theirs stays, and a finding tells; `overrule` lets
     the source's word count over everybody's.
 
+    Samples that were erased, by their id or their image's bytes, are left out, which a note tells, unless `take_erased`.
+
     `guard` may refuse samples that are about to be added, by raising (see audits.sealed).
 
-    `images` is where media paths are looked up, if not in the source; `copy` takes the files into the store. Faulty
+    `images` is where media paths are looked up, if not in the source; `copy` takes the files into the store, with
+    `strip` without what they say beside their pixels (embedded.without_metadata). Faulty
     rows become findings and are left out; with `strict` any of them refuses the whole (RejectedError).
     """
+    if strip and not copy:
+        raise ValueError("strip: files that stay where they are stay as they are; it goes with copy")
     tree = open_source(source)
     image_tree = open_source(images) if images else tree
     reader = load_format(format or detect_format(tree).format)
@@ -128,7 +141,9 @@ def ingest(
             f"{source}: nothing in it can be read as format {reader.name!r}." + _examples(parsed.findings),
             remedy="Check --format and the path; `dsops ingest --help` says what each format looks like.",
         )
-    rows = _with_media(parsed, image_tree, repository, media, copy=copy, progress=progress)
+    rows = with_media(parsed, image_tree, repository, media, copy=copy, strip=strip, progress=progress)
+    if not take_erased:
+        rows = without_erased(rows, parsed, image_tree, repository)
     samples = _identified_samples(rows, parsed, head)
     address = tree.url if tree.single_file is None else tree.uri(tree.single_file)
     again = head is not None and head.state("samples").contains(samples["sample_id"].combine_chunks()).any()
@@ -139,6 +154,7 @@ def ingest(
     corrects, held = ([ids[key] for key in sorted(keys) if key in ids] for keys in (parsed.corrects, parsed.held))
     settled = settle(annotations, existing, base, corrects=corrects, held=held, overrule=overrule)
     parsed.findings += settled.findings
+    parsed.notes += _unasked_kinds(annotations, schema)
 
     if strict and parsed.rejected:
         raise RejectedError(
@@ -154,7 +170,14 @@ def ingest(
         | ({"earlier": list(base.events)} if base else {}),
         outputs={"findings": _store_findings(repository, parsed.findings)}
         | ({"kept": settled.kept} if settled.kept else {}),
-        parameters={"format": reader.name, "split": split, "copy": copy, "strict": strict, "overrule": overrule},
+        parameters={
+            "format": reader.name,
+            "split": split,
+            "copy": copy,
+            "strip": strip,
+            "strict": strict,
+            "overrule": overrule,
+        },
     )
     result: CommitResult = repository.commit(
         Change(samples=samples.drop(["key"]), annotations=settled.put, remove_annotations=settled.remove),
@@ -174,10 +197,22 @@ def ingest(
         rejected=parsed.rejected,
         kept=settled.stay,
         conflicts=len(settled.findings),
+        confirmed=settled.confirmed if result.changed else 0,
         findings=parsed.findings,
         counts={name: {word: result.counts.get(name, {}).get(op, 0) for op, word in _OPS.items()} for name in TABLES},
         notes=parsed.notes,
     )
+
+
+def _unasked_kinds(annotations: pa.Table, schema: LabelSchema) -> list[str]:
+    """A note about annotations of kinds that the schema has no task for; none without any."""
+    counts = Counter(kind for kind in annotations["kind"].to_pylist() if kind not in schema.kinds)
+    told = (f"{n:,} {kind if n == 1 else _SEVERAL.get(kind, kind)}" for kind, n in sorted(counts.items()))
+    note = (
+        f"{', '.join(told)}: the schema asks for {' and '.join(schema.kinds)}. They are kept, but no task counts them. If "
+        "they are wanted, take a schema with that task (dsops init --schema FILE); if only boxes are, ingest without outlines"
+    )
+    return [note] if counts else []
 
 
 def _with_truth_values(annotations: pa.Table, schema: LabelSchema) -> pa.Table:
@@ -193,49 +228,6 @@ def _with_truth_values(annotations: pa.Table, schema: LabelSchema) -> pa.Table:
         texts.append(canonical_json(given | flags).decode() if flags else text)
     told = pa.array(texts, pa.string()).take(coded.indices)
     return annotations.set_column(annotations.column_names.index("attributes"), "attributes", told)
-
-
-def _with_media(
-    parsed: Parsed, tree: SourceTree, repository: Repository, media: Media, *, copy: bool, progress: Progress
-) -> pa.Table:
-    """The parsed samples with uri, sha256, size and media type from the files; unusable files become findings."""
-    samples = parsed.samples
-    paths = pc.unique(samples["media"].drop_null()).to_pylist()
-    if not paths:
-        uris = pc.coalesce(samples["media"], samples["sample_id"], samples["key"])
-        nothing = pa.nulls(len(samples), pa.string())
-        return samples.append_column("uri", uris).append_column("sha256", nothing).append_column("media_type", nothing)
-    tree = WithFiles(tree, paths)
-    cache = ScanCache(repository.cache / "media.sqlite")
-    facts = scan_media(tree, paths, cache=cache, jobs=repository.settings.jobs, progress=progress)
-    by_path = {row["media"]: row for row in facts.to_pylist()}
-    kept: list[dict[str, Any]] = []
-    for row in samples.to_pylist():
-        fact = by_path.get(row["media"])
-        if fact is None:  # listed without a file of its own
-            kept.append(row | {"uri": row["sample_id"] or row["key"], "sha256": None, "media_type": None})
-            continue
-        if fact["error"]:
-            text = f"{fact['error']}; the sample is left out"
-            parsed.findings.append(Finding("ingest", "high", 0.0, text, uri=row["media"]))
-            parsed.rejected += 1
-            continue
-        size = (fact["width"], fact["height"])
-        stated = (row["width"], row["height"])
-        if None not in stated and stated != size:
-            text = f"stated size {stated[0]} x {stated[1]}, but the file is {size[0]} x {size[1]}"
-            parsed.findings.append(Finding("ingest", "medium", 0.3, text, uri=row["media"]))
-        where = media.relative(tree.uri(row["media"]))
-        if copy:
-            where = media_uri(fact["sha256"], row["media"])
-        names = ("sha256", "width", "height", "media_type")
-        kept.append(row | {"uri": where} | {name: fact[name] for name in names})
-    if copy:
-        for row in progress(kept, len(kept), "Copying images"):
-            if row["sha256"]:
-                media.add(tree.read(row["media"]), sha256=row["sha256"], path=row["media"])
-    schema = samples.schema.append(pa.field("uri", pa.string())).append(pa.field("sha256", pa.string()))
-    return pa.Table.from_pylist(kept, schema=schema.append(pa.field("media_type", pa.string())))
 
 
 def _identified_samples(rows: pa.Table, parsed: Parsed, head: Version | None) -> pa.Table:

@@ -46,12 +46,13 @@ class Base:
 class Settled:
     """Annotations to put and to remove, and how many stay otherwise than the source says. `findings` tells of conflicts.
 
-    `kept` is that of `Base`, for the next ingest.
+    `confirmed` of those to put say what a model said. `kept` is that of `Base`, for the next ingest.
     """
 
     put: pa.Table
     remove: list[str]
     stay: int
+    confirmed: int
     kept: dict[str, str | None]
     findings: list[Finding]
 
@@ -116,7 +117,8 @@ def settle(
     not over annotations that people or models made. Samples in `corrects` were named as the version's own: there it
     counts over everybody's. Of samples in `held` nothing is removed, and of others only what was imported, of kinds
     that the source has. Where both the source and others changed an annotation, theirs stays, with a finding. With
-    `overrule` the source's word counts over everybody's, whatever it said before.
+    `overrule` the source's word counts over everybody's, whatever it said before. A source that says what a model said
+    confirms it: from then on the annotation is the source's.
     """
     votes = existing.filter(existing["role"].is_valid())["annotation_id"]
     rows = rows.filter(pc.invert(pc.is_in(rows["annotation_id"], one_array(votes))))
@@ -129,6 +131,8 @@ def settle(
     same = there & _same(stated, ours)
     imported = _mask(pc.fill_null(pc.equal(ours["source"], "import"), False))
     allowed = ~there | imported | explicit | overrule
+    said = _mask(pc.or_(rows["label"].is_valid(), rows["text"].is_valid()))
+    confirmed = same & said & _made_by_model(ours) & ~_made_by_model(stated)
     base = None if overrule else base
     if base is None:
         stays: Mask = ~same & ~allowed
@@ -136,7 +140,7 @@ def settle(
     else:
         stays, conflict = _three_way(rows, ours, base, explicit, partial, same, allowed)
     told_before = _mask(pc.is_in(ours["event_id"], _strings(base.events if base else ())))
-    noted = rows.filter(pa.array(stays | (explicit & same & ~told_before)))
+    noted = rows.filter(pa.array(stays | (explicit & same & ~confirmed & ~told_before)))
     kept: dict[str, str | None] = dict(zip(noted["annotation_id"].to_pylist(), digests(noted), strict=True))
     findings = _conflicts(rows.filter(pa.array(conflict)), ours.filter(pa.array(conflict)))
     remove, spared, disputed = _removals(rows, labels, base, held)
@@ -145,11 +149,11 @@ def settle(
         known = {*rows["annotation_id"].to_pylist(), *labels["annotation_id"].to_pylist()} if base.kept else set()
         kept |= {key: digest for key, digest in base.kept.items() if key not in known}
     findings += disputed
-    made = _with_makers(stated, ours, same)
-    put = made.filter(pa.array(~stays & (~same | imported)))
+    made = _with_makers(stated, ours, same & ~confirmed)
+    put = made.filter(pa.array(~stays & (~same | imported | confirmed)))
     put = put.select([name for name in ANNOTATIONS.names if name in put.column_names])
     stay = int(stays.sum()) + (len(spared) if base is not None else 0)
-    return Settled(put, remove, stay, kept, findings)
+    return Settled(put, remove, stay, int(confirmed.sum()), kept, findings)
 
 
 def _three_way(
@@ -210,6 +214,10 @@ def _removals(
 
 def _chosen(ids: list[str], mask: Mask) -> list[str]:
     return [ids[row] for row in np.flatnonzero(mask)]
+
+
+def _made_by_model(rows: pa.Table) -> Mask:
+    return _mask(pc.fill_null(pc.equal(rows["source"], "model"), False))
 
 
 def _with_makers(stated: pa.Table, ours: pa.Table, same: Mask) -> pa.Table:

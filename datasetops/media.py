@@ -17,6 +17,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from datasetops.embedded import beside_pixels
 from datasetops.errors import NotFoundError, StoreError
 from datasetops.images import ImageError, check_image, quiet_decoding
 from datasetops.progress import Progress, no_progress
@@ -32,12 +33,13 @@ MEDIA_FACTS: Final = pa.schema(
         ("height", pa.int32()),
         ("media_type", pa.string()),
         ("orientation", pa.int8()),  # EXIF, 1 to 8; null where the file states none
+        ("beside", pa.string()),  # kinds of embedded.KINDS that the file tells, with commas; empty where none
         ("error", pa.string()),
     ]
 )
 _BATCH = 256  # files between two commits of the cache: what a killed run loses at most
 _LOCK_SECONDS = 30  # how long to wait for another scan that is writing
-_CACHE_FORMAT = 1  # raised whenever the scan would find something else in the same bytes
+_CACHE_FORMAT = 2  # raised whenever the scan would find something else in the same bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class _Facts:
     height: int | None = None
     media_type: str | None = None
     orientation: int | None = None
+    beside: str = ""
     error: str | None = None
 
 
@@ -101,7 +104,7 @@ def _scan(tree: SourceTree, path: str) -> _Facts:
         header = check_image(data)
     except ImageError as error:
         return _Facts(digest, error=str(error))
-    return _Facts(digest, header.width, header.height, header.media_type, header.orientation)
+    return _Facts(digest, header.width, header.height, header.media_type, header.orientation, beside_pixels(data))
 
 
 class ScanCache:
@@ -131,14 +134,13 @@ class ScanCache:
                 database.execute(f"PRAGMA user_version = {_CACHE_FORMAT}")
             database.execute(
                 "CREATE TABLE IF NOT EXISTS facts (url TEXT, path TEXT, version TEXT, sha256 TEXT, width INTEGER,"
-                " height INTEGER, media_type TEXT, orientation INTEGER, error TEXT, PRIMARY KEY (url, path)) WITHOUT ROWID"
+                " height INTEGER, media_type TEXT, orientation INTEGER, beside TEXT, error TEXT,"
+                " PRIMARY KEY (url, path)) WITHOUT ROWID"
             )
 
     def get(self, url: str, versions: Mapping[str, str]) -> dict[str, _Facts]:
         """Facts by path, for those of `versions` (path → version) that are known in this very version."""
-        query = (
-            "SELECT version, sha256, width, height, media_type, orientation, error FROM facts WHERE url=? AND path=?"
-        )
+        query = "SELECT version, sha256, width, height, media_type, orientation, beside, error FROM facts WHERE url=? AND path=?"
         known: dict[str, _Facts] = {}
         with self._database() as database:
             for path, version in versions.items():
@@ -155,7 +157,13 @@ class ScanCache:
             if path in versions and found.sha256 is not None
         ]
         with self._database() as database:
-            database.executemany("INSERT OR REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?)", rows)
+            database.executemany("INSERT OR REPLACE INTO facts VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
+
+    def forget(self, url: str, paths: Sequence[str]) -> None:
+        """Take out what is known of files, so that no byte of it is left."""
+        with self._database() as database:
+            database.execute("PRAGMA secure_delete = ON")
+            database.executemany("DELETE FROM facts WHERE url=? AND path=?", [(url, path) for path in paths])
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:

@@ -41,6 +41,7 @@ def test_a_folder_a_class_becomes_a_version_and_the_same_again_none(digits: Repo
         "changed": True,
         "findings": 0,
         "conflicts": 0,
+        "confirmed": 0,
         "counts": {
             "samples": {"added": 30, "changed": 0, "removed": 0},
             "annotations": {"added": 30, "changed": 0, "removed": 0},
@@ -279,3 +280,27 @@ def test_answers_of_several_annotators_are_all_kept(data: Path, tmp_path: Path) 
     assert result.annotations + result.rejected == len(rows)
     assert result.annotations == len({row.rpartition(",")[0] for row in rows})
     assert result.version.annotations()["actor"].nunique() == 27
+
+
+def test_kinds_that_the_schema_does_not_ask_for_are_told(tmp_path: Path) -> None:
+    repository = Repository.init(tmp_path / "cells", load_schema("blood_cells"))
+    folder = tmp_path / "cells" / "photos"
+    folder.mkdir()
+    photos()[0].save(folder / "one.png")
+    square = [10, 10, 30, 10, 30, 30, 10, 30]
+    mask = {"size": [427, 640], "counts": [0, 5, 427 * 640 - 5]}
+    shapes = [{"segmentation": [square]}, {"segmentation": [square]}, {"segmentation": mask, "iscrowd": 1}, {}]
+    entries = [
+        {"id": number, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20]} | shape
+        for number, shape in enumerate(shapes)
+    ]
+    listed = {
+        "images": [{"id": 1, "file_name": "one.png", "width": 640, "height": 427}],
+        "categories": [{"id": 1, "name": repository.schema.class_names[0]}],
+        "annotations": entries,
+    }
+    (folder / "coco.json").write_text(json.dumps(listed))
+    (note,) = ingest(repository, str(folder / "coco.json"), images=str(folder)).notes
+    assert note.startswith("1 mask, 2 polygons: the schema asks for box.")
+    (folder / "coco.json").write_text(json.dumps(listed | {"annotations": entries[3:]}))
+    assert ingest(repository, str(folder / "coco.json"), images=str(folder)).notes == []

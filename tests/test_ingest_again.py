@@ -340,6 +340,22 @@ def test_regions_without_ids_are_known_again(data: Path, tmp_path: Path) -> None
         assert (result.changed, result.kept, result.conflicts) == (False, 2, 0)
 
 
+@pytest.mark.parametrize("key", ["path", "uri"])
+def test_a_source_confirms_what_a_model_said(digits: Set, key: str) -> None:
+    digits.folder()
+    for path in (ZERO, ONE):
+        digits.change(path, source="model", actor=None, model="m", score=0.9)
+    column = {"path": str, "uri": lambda path: digits.sample(path)["uri"]}[key]
+    result = digits.table(f"{key},label", f"{column(ZERO)},0", f"{column(ONE)},")
+    assert (result.confirmed, result.kept) == (1, 0)
+    assert result.effect.endswith("0 labels changed, 0 removed, 0 added, 1 of models confirmed")
+    rows = {row["sample_id"]: row for row in digits.head.table("annotations").to_pylist()}
+    zero, one = (rows[digits.sample(path)["sample_id"]] for path in (ZERO, ONE))
+    assert [zero[name] for name in ("label", "source", "model", "score")] == ["0", "import", None, None]
+    assert [one[name] for name in ("source", "model", "score")] == ["model", "m", pytest.approx(0.9)]
+    assert not digits.table(f"{key},label", f"{column(ZERO)},0", f"{column(ONE)},").changed
+
+
 def test_the_same_image_twice_says_that_labels_disagree(digits: Set) -> None:
     result = digits.table("path,label", f"{ZERO},0", f"{ZERO},1", f"{ONE},1", f"{ONE},1")
     assert [finding.message for finding in result.findings] == [

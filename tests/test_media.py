@@ -71,6 +71,7 @@ def test_facts(tmp_path: Path) -> None:
         "height": 6,
         "media_type": "image/png",
         "orientation": None,
+        "beside": "",
         "error": None,
     }
     assert (gone["sha256"], gone["error"]) == (None, "missing")

@@ -2,7 +2,8 @@
 
 Boxes are `[x, y, width, height]` there and xyxy here; the exporter writes a width that gives the very same x2 back.
 What COCO has no field for is written below a key `dsops` of each image and annotation, which other tools ignore; so
-nothing is lost but times of creation and, in the last bit, a box that no width can express.
+nothing is lost but times of creation and, in the last bit, a box that no width can express. An image's own `split`, `group`,
+`origin`, `consent`, `expires_at` and `captured_at` are read as columns of a table are; any field that has no meaning is metadata.
 
 A folder may hold several annotation files, such as one for each split (`annotations/instances_train2017.json` with the
 images in `train2017/`); a split named only by the file name gives way to the one that the caller states.
@@ -38,7 +39,8 @@ class CocoFormat:
 
     def read(self, source: SourceTree, options: ReadOptions) -> Parsed:
         problems = Problems(source)
-        listing, images = listings(source, options.images, problems)
+        alone = source.single_file is not None  # in a folder of anything
+        listing, images = listings(source, options.images, problems, listed=alone)
         documents = _annotation_files(source, listing, problems)
         samples: dict[str, pa.Table] = {}
         annotations: list[pa.Table] = []

@@ -10,13 +10,15 @@ from datasetops.formats.problems import Problems
 from datasetops.schema import LabelSchema
 
 LISTS = ("images", "annotations", "categories")
-# Fields that COCO gives a meaning; any other of an image is metadata, any other of an annotation an attribute.
-IMAGE_FIELDS = frozenset({"id", "file_name", "width", "height", "license", "date_captured", "dsops"})
+# Columns of a sample that COCO has no field for: read by their names, as a table's are, and written below the key "dsops".
+SAMPLE_FIELDS = ("split", "group", "origin", "consent", "expires_at", "captured_at")
+# Fields that have a meaning; any other of an image is metadata, any other of an annotation an attribute.
+IMAGE_FIELDS = frozenset({"id", "file_name", "width", "height", "license", "date_captured", "dsops", *SAMPLE_FIELDS})
 ANNOTATION_FIELDS = frozenset(
     {"id", "image_id", "category_id", "bbox", "segmentation", "keypoints", "iscrowd", "caption", "score", "dsops"}
 )
-# Columns that COCO has no field for, kept below the key "dsops".
-IMAGE_EXTENSION = ("sample_id", "split", "group", "origin", "consent", "expires_at", "captured_at")
+# What is kept below the key "dsops".
+IMAGE_EXTENSION = ("sample_id", *SAMPLE_FIELDS)
 ANNOTATION_EXTENSION = ("annotation_id", "kind", "source", "actor", "model", "text", "derived_from")
 
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from datasetops.errors import FormatError
 from datasetops.formats.base import PARSED_SAMPLES
-from datasetops.formats.coco_file import IMAGE_EXTENSION, IMAGE_FIELDS, CocoFile, extension, is_id
+from datasetops.formats.coco_file import IMAGE_EXTENSION, IMAGE_FIELDS, SAMPLE_FIELDS, CocoFile, extension, is_id
 from datasetops.formats.columns import filled, finite, json_text, parse_time
 from datasetops.formats.listing import safe_name
+from datasetops.formats.table_columns import TIMES
 
 _MAX_SIDE = 2**31 - 1
 
@@ -131,7 +132,7 @@ def _find_media(file: CocoFile, images: _Images) -> None:
     )
     for entry, name, media in zip(images.entries, images.names, images.media, strict=True):
         if media is None:
-            what = f"{name!r} is listed, but is not below {file.images.tree.url}" if name else "it has no file_name"
+            what = file.images.why_not(name) if name else "it has no file_name"
             count = annotated[entry["id"]]
             file.reject(
                 f"image {entry['id']}: {what}; left out with its {count} annotations", given=name, count=1 + count
@@ -154,10 +155,19 @@ def _columns(file: CocoFile, images: _Images) -> dict[str, list[Any]]:
     }
     if without_media:  # the listed path is the only name of such a sample that other files about it know too
         columns["sample_id"] = [name or f"coco-{entry['id']}" for name, entry in zip(names, entries, strict=True)]
-    extra = sorted(set().union(*entries) - IMAGE_FIELDS)
+    given = set().union(*entries)
+    misfits: list[dict[str, Any]] = [{} for _ in entries]
+    for name in SAMPLE_FIELDS:
+        if name in given:
+            default = columns.get(name, [None] * len(entries))
+            columns[name] = [
+                _sample_value(file, entry, name, own) or other
+                for entry, own, other in zip(entries, misfits, default, strict=True)
+            ]
+    extra = sorted(given - IMAGE_FIELDS)
     metadata: list[str | None] = []
     for index, entry in enumerate(entries):
-        values = {key: entry[key] for key in extra if key in entry}
+        values = {key: entry[key] for key in extra if key in entry} | misfits[index]
         values["image_id"] = entry["id"]
         if without_media and names[index] is not None:
             values["file_name"] = names[index]
@@ -172,12 +182,27 @@ def _columns(file: CocoFile, images: _Images) -> dict[str, list[Any]]:
     return columns
 
 
+def _sample_value(file: CocoFile, entry: dict[str, Any], name: str, misfits: dict[str, Any]) -> Any:
+    """A field of an image as the column of that name. One that is not of the column's type is put into `misfits`."""
+    value = entry.get(name)
+    if value is None or value == "":
+        return None
+    if name not in TIMES and is_id(value):
+        return str(value)
+    time = parse_time(value) if name in TIMES and type(value) is str else None
+    if time is None:
+        what = "time such as 2024-05-31T13:45:00Z" if name in TIMES else "text"
+        file.warn(f"image {entry['id']}: {name} {value!r} is no {what}; kept as metadata", given=str(value))
+        misfits[name] = value
+    return time
+
+
 def _apply_extension(columns: dict[str, list[Any]], index: int, own: dict[str, Any], metadata: dict[str, Any]) -> None:
     """What `coco_write` put below "dsops"."""
     for name in IMAGE_EXTENSION:
         if name in own:
             column = columns.setdefault(name, [None] * len(columns["key"]))
-            column[index] = parse_time(own[name]) if name in ("expires_at", "captured_at") else own[name]
+            column[index] = parse_time(own[name]) if name in TIMES else own[name]
     for name, key in (("id", "image_id"), ("file_name", "file_name")):
         if name in own.get("computed", ()):  # COCO asks for it and the version does not have it
             metadata.pop(key, None)

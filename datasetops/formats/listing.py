@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import PurePosixPath
 
 from datasetops.errors import FormatError
 from datasetops.formats.problems import Problems
 from datasetops.formats.splits import split_in_name
+from datasetops.store.source import LocalTree
 from datasetops.store.tree import FileEntry, SourceTree, Unusable, check_path
 
 IMAGE_SUFFIXES = frozenset(
@@ -26,23 +28,41 @@ def is_image(path: str) -> bool:
 class Listing:
     """The files of a tree that are not hidden, by path in sorted order. Unusable ones become findings.
 
-    `named`: the user said that the images are here.
+    `named`: the user said that the images are here. `listed`: a file names all that counts, so that others may be
+    anything and are no findings.
     """
 
-    def __init__(self, tree: SourceTree, problems: Problems, *, named: bool = False) -> None:
+    def __init__(self, tree: SourceTree, problems: Problems, *, named: bool = False, listed: bool = False) -> None:
         self.tree = tree
         self._problems = problems
         self._named = named
+        self._listed = listed
+        self._unusable: dict[str, str] = {}
+        self._expected: set[str] = set()
+
+    def expect(self, paths: Collection[str]) -> None:
+        """Before files are asked for: where all of these are there, nothing else is looked for."""
+        self._expected = set(paths)
 
     @cached_property
     def files(self) -> dict[str, FileEntry]:
         """Listed when it is first asked for: a source of one file may lie in a folder of anything."""
+        if self._expected and isinstance(self.tree, LocalTree):
+            with suppress(FormatError):  # a path that leaves the tree, which is told where it is looked up
+                files = self._usable(self.tree.files_beside(self._expected))
+                if self._expected <= files.keys():
+                    return files
+        return self._usable(self.tree.walk())
+
+    def _usable(self, entries: Iterable[FileEntry | Unusable]) -> dict[str, FileEntry]:
         files: dict[str, FileEntry] = {}
-        for entry in self.tree.walk():
+        for entry in entries:
             if entry.path.startswith(".") or "/." in entry.path:
                 continue
             if isinstance(entry, Unusable):
-                self._problems.reject(f"{entry.path}: {entry.reason}", path=entry.path)
+                self._unusable[entry.path] = entry.reason
+                if not self._listed:
+                    self._problems.reject(f"{entry.path}: {entry.reason}", path=entry.path)
             else:
                 files[entry.path] = entry
         return files
@@ -81,6 +101,12 @@ class Listing:
             fits = [path for path in fits if _split_of(path) in (None, split)]
         return fits[0] if len(fits) == 1 else None
 
+    def why_not(self, name: str) -> str:
+        """What to say of a name that was not found."""
+        ends = (reason for path, reason in self._unusable.items() if f"/{path}".endswith(f"/{name}"))
+        reason = next(ends, None)
+        return f"{name!r} is listed, but " + (reason or f"is not below {self.tree.url}")
+
     def warn_without_images(self, count: int, *, path: str) -> None:
         """Says that none of `count` listed images is here. Raises FormatError where the user said that they are."""
         message = f"none of the {count} listed images is below {self.tree.url}"
@@ -102,10 +128,12 @@ class Listing:
         return _grouped((PurePosixPath(path).stem, path) for path in self.images)
 
 
-def listings(source: SourceTree, images: SourceTree, problems: Problems) -> tuple[Listing, Listing]:
+def listings(
+    source: SourceTree, images: SourceTree, problems: Problems, *, listed: bool = False
+) -> tuple[Listing, Listing]:
     """The source's and the image tree's files; listed once where they are the same tree."""
-    listing = Listing(source, problems)
-    return listing, listing if images.url == source.url else Listing(images, problems, named=True)
+    listing = Listing(source, problems, listed=listed)
+    return listing, listing if images.url == source.url else Listing(images, problems, named=True, listed=listed)
 
 
 def safe_name(name: str, problems: Problems, *, path: str, where: str, count: int = 1) -> bool:

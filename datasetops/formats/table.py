@@ -48,7 +48,7 @@ class TableFormat:
 
     def read(self, source: SourceTree, options: ReadOptions) -> Parsed:
         problems = Problems(source)
-        listing, images = listings(source, options.images, problems)
+        listing, images = listings(source, options.images, problems, listed=True)
         path = table_file(source, listing)
         raw = read_table(source, path, problems)
         worklist = is_worklist(raw.columns)
@@ -61,6 +61,8 @@ class TableFormat:
             worklist,
             options.schema.multi_label,
         )
+        within = [path.removeprefix(f"{images.tree.url}/") for path in rows.paths if path is not None]
+        images.expect([path for path in within if not path.startswith("/")])
         about = subjects(rows, options.schema, images, options.known)
         media = _media(rows, about, images, options)
         result = parsed(_samples(rows, about, media, options.split), _annotations(rows, about, media), problems)
@@ -105,8 +107,8 @@ def _media(rows: Rows, about: Subjects, images: Listing, options: ReadOptions) -
     counts = Counter(about.first)
     for row in listed:
         if media[row] is None:
-            message = f"{rows.paths[row]!r} is listed, but is not below {images.tree.url}"
-            rows.reject(row, message, given=rows.paths[row], count=counts[row])
+            path = rows.paths[row] or ""
+            rows.reject(row, images.why_not(path), given=path, count=counts[row])
             del media[row]
     return media
 

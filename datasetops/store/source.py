@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,6 +55,25 @@ class LocalTree:
 
     def walk(self) -> Iterator[FileEntry | Unusable]:
         yield from self._walk(str(self.root), "", frozenset({str(self.root)}), set())
+
+    def files_beside(self, paths: Iterable[str]) -> Iterator[FileEntry]:
+        """Files that can be used in the folders of some paths, without looking anywhere else.
+
+        Raises FormatError for a path that leaves the tree.
+        """
+        for folder in sorted({path.rpartition("/")[0] for path in paths}):
+            try:
+                with os.scandir(self._resolve(folder) if folder else self.root) as entries:
+                    listed = sorted(entries, key=lambda entry: entry.name)
+            except OSError:  # there is no such folder, or it cannot be listed
+                continue
+            for one in listed:
+                path = f"{folder}/{one.name}" if folder else one.name
+                if not is_utf8(path) or (one.is_symlink() and not self._holds(os.path.realpath(one.path))):
+                    continue
+                entry = self._entry(one.path, path)
+                if isinstance(entry, FileEntry):
+                    yield entry
 
     def _walk(
         self, folder: str, prefix: str, chain: frozenset[str], linked: set[str]
@@ -157,9 +176,12 @@ class WithFiles:
         return self.tree.single_file
 
     def walk(self) -> Iterator[FileEntry | Unusable]:
-        """The tree's files, where any of them is wanted, then those that are beside it."""
+        """The tree's files, at least those that are wanted, then those that are beside it."""
         beside = sorted(path for path in self.paths if path.startswith("/"))
-        if len(beside) < len(self.paths):
+        within = [path for path in self.paths if not path.startswith("/")]
+        if isinstance(self.tree, LocalTree):
+            yield from self.tree.files_beside(within)
+        elif within:
             yield from self.tree.walk()
         for path in beside:
             entry = self.stat(path)

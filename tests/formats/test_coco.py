@@ -118,6 +118,30 @@ def test_image_fields(tmp_path: Path, pets: LabelSchema) -> None:
     assert messages(parsed) == ["coco.json: license 9 of 1 images is not among the file's licenses"]
 
 
+def test_an_images_own_columns_are_those_of_the_sample(tmp_path: Path, pets: LabelSchema) -> None:
+    own = {"group": "bg13", "split": "night", "origin": "north", "license": "CC BY", "consent": "c1"}
+    times = {"expires_at": "2030-01-31", "date_captured": "2024-05-31T13:45:00+02:00"}
+    image = coco_document()["images"][0] | own | times
+    parsed = read("coco", coco_source(tmp_path, coco_document(images=[image])), pets, split="train")
+    (row,) = parsed.samples.to_pylist()
+    assert {name: row[name] for name in own} == own
+    assert row["captured_at"].isoformat() == "2024-05-31T11:45:00+00:00"
+    assert row["expires_at"].isoformat() == "2030-01-31T00:00:00+00:00"
+    assert json.loads(row["metadata"]) == {"image_id": 7}
+
+    image |= {"group": 13, "origin": ["a"], "captured_at": "soon", "split": ""}
+    parsed = read("coco", coco_source(tmp_path, coco_document(images=[image])), pets, split="train")
+    (row,) = parsed.samples.to_pylist()
+    assert (row["group"], row["origin"], row["split"], row["captured_at"].year) == ("13", None, "train", 2024)
+    assert json.loads(row["metadata"]) == {"captured_at": "soon", "image_id": 7, "origin": ["a"]}
+    assert messages(parsed) == [
+        "coco.json: image 7: origin ['a'] is no text; kept as metadata",
+        "coco.json: image 7: captured_at 'soon' is no time such as 2024-05-31T13:45:00Z; kept as metadata",
+    ]
+    version = ingested(parsed, tmp_path / "set", pets)
+    assert_same(version, export_again("coco", version, tmp_path / "out")[0])
+
+
 def test_annotations_without_any_image_keep_their_file_names(tmp_path: Path, pets: LabelSchema) -> None:
     images = [{"id": n, "file_name": f"part/{n}.jpg", "width": 64, "height": 48} for n in (7, 8)]
     path = write(tmp_path, {"coco.json": json.dumps(coco_document(images=images))}) / "coco.json"

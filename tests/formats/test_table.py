@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from format_cases import assert_same, content, export_again, ingested, jpeg, mak
 from datasetops.errors import FormatError
 from datasetops.formats import ReadOptions, load_format
 from datasetops.schema import LabelSchema
-from datasetops.store.source import open_source
+from datasetops.store.source import LocalTree, WithFiles, open_source
 
 pytestmark = pytest.mark.slow
 
@@ -166,6 +167,39 @@ def test_absolute_paths_of_files_anywhere(tmp_path: Path, pets: LabelSchema) -> 
     assert messages(parsed) == [f"table.csv, line 5: there is no file '{elsewhere}'"]
     beside = read("table", tmp_path / "set" / "table.csv", pets, images=elsewhere)
     assert beside.samples["media"].to_pylist() == ["a.jpg", "b.jpg", f"{tmp_path}/set/images/0.jpg"]
+
+
+def test_files_that_no_row_names_are_no_findings(tmp_path: Path, pets: LabelSchema) -> None:
+    path = source(tmp_path, "path,label\nimages/0.jpg,cat\nimages/out.jpg,dog\n")
+    (path / "env").mkdir()
+    for link in ("env/python.jpg", "images/out.jpg"):
+        (path / link).symlink_to(write(tmp_path, {"far.jpg": jpeg()}) / "far.jpg")
+    for name in ("", "table.csv"):
+        parsed = read("table", path / name, pets)
+        assert parsed.samples["media"].to_pylist() == ["images/0.jpg"]
+        assert messages(parsed) == [
+            "table.csv, line 3: 'images/out.jpg' is listed, but the link leads out of the folder"
+        ]
+
+
+def test_only_folders_of_named_images_are_looked_into(
+    tmp_path: Path, pets: LabelSchema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = source(tmp_path, f"path,label\nimages/0.jpg,cat\n{tmp_path}/set/images/1.jpg,dog\n")
+    write(path, {"env/lib/far.jpg": jpeg()})
+    looked: list[str] = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: looked.append(str(folder)) or real(folder))
+    parsed = read("table", path / "table.csv", pets)
+    assert parsed.samples["media"].to_pylist() == ["images/0.jpg", "images/1.jpg"]
+    assert looked == [str(path / "images")]
+    tree = LocalTree(path)
+    assert [entry.path for entry in WithFiles(tree, ["images/0.jpg"]).walk()] == [f"images/{n}.jpg" for n in range(3)]
+    assert str(path / "env" / "lib") not in looked
+    (path / "table.csv").write_text("path,label\nfar.jpg,cat\n")  # by its name alone it may be anywhere
+    assert read("table", path / "table.csv", pets).samples["media"].to_pylist() == ["env/lib/far.jpg"]
+    with pytest.raises(FormatError, match="leads out"):
+        list(tree.files_beside(["../a.jpg"]))
 
 
 @pytest.mark.server

@@ -193,7 +193,7 @@ def test_files_beside_a_tree_go_by_their_absolute_paths(folder: Path, tmp_path: 
     other = tmp_path / "other.txt"
     other.write_text("other")
     tree = WithFiles(open_source(folder), ["a.txt", str(other), f"{tmp_path}/none.txt"])
-    assert [entry.path for entry in tree.walk()] == ["a-b.txt", "a.txt", "a/z.txt", "b/c/d.txt", str(other)]
+    assert [entry.path for entry in tree.walk()] == ["a-b.txt", "a.txt", str(other)]
     assert [entry.path for entry in WithFiles(open_source(folder), [str(other)]).walk()] == [str(other)]
     assert (tree.read(str(other)), tree.read(str(other), limit=3), tree.read("a.txt")) == (b"other", b"oth", b"a.txt")
     assert (tree.uri(str(other)), tree.uri("a.txt")) == (str(other), f"{folder}/a.txt")
