@@ -72,6 +72,10 @@ def open_app(
     trust_from: Annotated[
         list[str] | None, typer.Option(help="With --trust-header: the proxy's address or network. May be repeated.")
     ] = None,
+    role_header: Annotated[
+        str | None,
+        typer.Option(help="With --trust-header: where the proxy gives the role; who comes without one is a viewer."),
+    ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """Open the review app on a version: work through its findings in a browser. Ctrl-C ends it.
@@ -81,7 +85,7 @@ def open_app(
     from datasetops.images import quiet_decoding
     from datasetops.web.app import create_app
 
-    people = _people(session, host, users, trust_header, trust_from)
+    people = _people(session, host, users, trust_header, trust_from, role_header)
     repository = session.repository
     chosen = repository.version(version)
     listening = _listen(host, port)
@@ -112,6 +116,8 @@ def open_app(
     sys.stdout.flush()
     with quiet_decoding():
         _serve(app, listening, address + way if browser and not session.as_json else None)
+    if app.state.desk.access is not None:
+        app.state.desk.access.write()
     session.say("Everything decided is saved.")
     if app.state.desk.is_busy:  # with a thread that computes embeddings, which Python would not outlive
         sys.stdout.flush()
@@ -145,6 +151,9 @@ def user(
     session: Session,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The users file; made if it is not there.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="As it is to stand beside decisions.")],
+    role: Annotated[
+        str | None, typer.Option(help="viewer, annotator, reviewer, lead or officer; a new person is a reviewer.")
+    ] = None,
 ) -> None:
     """Add a person to a users file, or give one a new password. The password is asked, or read from a pipe."""
     from datasetops.web.users import set_password
@@ -153,7 +162,7 @@ def user(
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    is_new = set_password(file, name, password)
+    is_new = set_password(file, name, password, role)
     words = (
         f"{name} was added to {file}."
         if is_new
@@ -165,18 +174,25 @@ def user(
 
 
 def _people(
-    session: Session, host: str, users: Path | None, trust_header: str | None, trust_from: list[str] | None
+    session: Session,
+    host: str,
+    users: Path | None,
+    trust_header: str | None,
+    trust_from: list[str] | None,
+    role_header: str | None,
 ) -> Users:
     from datasetops.web.users import Users
 
     if users is not None and trust_header is not None:
         raise ValueError("--users, --trust-header: give one of them")
+    if role_header is not None and trust_header is None:
+        raise ValueError("--role-header: it goes with --trust-header; a users file has each person's role")
     if trust_from and trust_header is None:
         raise ValueError("--trust-from: it says whose --trust-header is believed; give that too")
     if users is not None:
         return Users.from_file(users)
     if trust_header is not None:
-        return Users.behind_proxy(trust_header, trust_from or ("127.0.0.1", "::1"))
+        return Users.behind_proxy(trust_header, trust_from or ("127.0.0.1", "::1"), role_header)
     if not _is_local(host):
         raise DatasetOpsError(
             f"--host {host} lets others reach this server, and nothing says who they are.",

@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datasetops.access import access_lines
 from datasetops.errors import NotFoundError
 from datasetops.gate.live import live_rows
 from datasetops.manifest import Repository, Version
@@ -100,6 +101,16 @@ MODELS: Final = pa.schema(
         ("event_id", _TEXT),
     ]
 )
+ACCESS: Final = pa.schema(
+    [
+        ("time", TIMESTAMP),
+        ("actor", _TEXT),
+        ("role", _TEXT),
+        ("path", _TEXT),  # on the server of dsops review
+        ("version", _TEXT),
+        ("sample_id", _TEXT),
+    ]
+)
 SCHEMAS: Final[Mapping[str, pa.Schema]] = {
     "samples": SAMPLES,
     "annotations": ANNOTATIONS,
@@ -108,6 +119,7 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
     "findings": FINDINGS,
     "decisions": DECISIONS,
     "models": MODELS,
+    "access": ACCESS,
 }
 
 
@@ -258,6 +270,7 @@ _ROWS: Final[Mapping[str, Callable[[Repository], Sequence[dict[str, Any]]]]] = {
     "events": _events,
     "decisions": _decisions,
     "models": _models,
+    "access": lambda repository: [row | {"time": _time(row["time"])} for row in access_lines(repository.store)],
 }
 
 

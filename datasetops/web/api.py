@@ -60,14 +60,14 @@ def next_finding(request: Request, version: str) -> Response:
 def decisions(request: Request, version: str, body: Choice) -> Response:
     desk = _desk(request)
     workplace = desk.workplace(version)
-    answer = decide(desk, workplace, body, session_of(request).actor)
+    answer = decide(desk, workplace, body, session_of(request))
     return json_response(answer | {"progress": workplace.progress()}, 200 if answer["kept"] else 409)
 
 
 @router.post("/api/v/{version}/undo")
 def take_back(request: Request, version: str, body: Undo) -> Response:
     workplace = _desk(request).workplace(version)
-    withdrawn = undo(workplace, body.finding_ids, session_of(request).actor)
+    withdrawn = undo(workplace, body.finding_ids, session_of(request))
     return json_response({"withdrawn": withdrawn, "progress": workplace.progress()})
 
 

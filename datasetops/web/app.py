@@ -54,7 +54,10 @@ def create_app(
     address for Users.on_this_machine is `/enter?token=` and `app.state.desk.tokens.make(actor)`.
     """
     desk = Desk(repository, version, users, progress=progress)
-    guard = Middleware(Guard, users=users, sessions=desk.sessions, names=tuple(names), local=local, refuse=refusal)  # type: ignore[arg-type, unused-ignore]
+    guard = Middleware(
+        Guard,  # type: ignore[arg-type, unused-ignore]
+        users=users, sessions=desk.sessions, access=desk.access, names=tuple(names), local=local, refuse=refusal,
+    )  # fmt: skip
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, middleware=[guard])
     app.state.desk = desk
     app.mount("/static", _Static(directory=HERE / "static"))

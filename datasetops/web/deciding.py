@@ -13,6 +13,7 @@ from datasetops.review.fixes import fix_in_words, relabel_to, suggested_fix
 from datasetops.review.item import VERDICTS_IN_WORDS
 from datasetops.review.queue import Queue
 from datasetops.web.edits import class_name, stored_fields
+from datasetops.web.sessions import Session
 from datasetops.web.workplace import Desk, Workplace
 
 Action = Literal["keep", "suggestion", "label", "edit", "exclude", "relabel", "unsure"]
@@ -35,7 +36,7 @@ class Choice(BaseModel):
     second: bool = False
 
 
-def decide(desk: Desk, workplace: Workplace, choice: Choice, actor: str) -> dict[str, Any]:
+def decide(desk: Desk, workplace: Workplace, choice: Choice, session: Session) -> dict[str, Any]:
     """Keep a choice: `kept` finding ids, and `refused` ones with who decided them first or why they cannot be.
 
     Raises NotFoundError for a finding that is not there, ValueError for a choice that cannot be; then nothing is kept.
@@ -51,26 +52,27 @@ def decide(desk: Desk, workplace: Workplace, choice: Choice, actor: str) -> dict
         if words:
             refused.append({"finding_id": name, "by": None, "words": words})
             continue
-        made.append(_decision(workplace, choice, row, actor, fix))
-    others = _add(workplace, made, second=choice.second)
+        made.append(_decision(workplace, choice, row, session.actor, fix))
+    others = _add(workplace, made, session.role, second=choice.second)
     refused += [
         {"finding_id": item.finding_id, "by": item.actor, "words": _in_words(queue, item)} for item in others.values()
     ]
     kept = [item for item in made if item.finding_id not in others]
     for item in kept:
         if item.sample_id:
-            desk.holds.release(workplace.version.name, item.sample_id, actor)
+            desk.holds.release(workplace.version.name, item.sample_id, session.actor)
     return {"kept": [item.finding_id for item in kept], "refused": refused}
 
 
-def undo(workplace: Workplace, finding_ids: Sequence[str] | None, actor: str) -> list[str]:
+def undo(workplace: Workplace, finding_ids: Sequence[str] | None, session: Session) -> list[str]:
     """Take back a person's decisions on some findings, or by default their newest ones; returns the findings' ids."""
     workplace.queue()
     if finding_ids is None:
-        mine = [item for item in workplace.log.standing() if item.actor == actor]
+        mine = [item for item in workplace.log.standing() if item.actor == session.actor]
         newest = max((item.time for item in mine), default="")
         finding_ids = [item.finding_id for item in mine if item.time == newest]
-    return [item.finding_id for item in workplace.log.withdraw(workplace.version, finding_ids, actor)]
+    withdrawn = workplace.log.withdraw(workplace.version, finding_ids, session.actor, role=session.role)
+    return [item.finding_id for item in withdrawn]
 
 
 def _in_words(queue: Queue, decision: Decision) -> str:
@@ -80,7 +82,7 @@ def _in_words(queue: Queue, decision: Decision) -> str:
     return f"{decision.actor} decided this: {said}."
 
 
-def _add(workplace: Workplace, made: Sequence[Decision], *, second: bool) -> dict[str, Decision]:
+def _add(workplace: Workplace, made: Sequence[Decision], role: str, *, second: bool) -> dict[str, Decision]:
     """Keep decisions as one event, but for those that somebody else was first with; returns these, by finding.
 
     Who decided a finding before may change his mind, whatever others said since.
@@ -88,11 +90,11 @@ def _add(workplace: Workplace, made: Sequence[Decision], *, second: bool) -> dic
     others: dict[str, Decision] = {}
     again = [item for item in made if any(said.actor == item.actor for said in workplace.log.of(item.finding_id))]
     if again:
-        workplace.log.add(workplace.version, again, second=True)
+        workplace.log.add(workplace.version, again, second=True, role=role)
     made = [item for item in made if item not in again]
     while rest := [item for item in made if item.finding_id not in others]:
         try:
-            workplace.log.add(workplace.version, rest, second=second)
+            workplace.log.add(workplace.version, rest, second=second, role=role)
             break
         except AlreadyDecidedError as error:
             others |= {item.finding_id: item for item in error.decisions}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+from collections import deque
 from typing import Any, Final
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
+from datasetops.access import access_lines
 from datasetops.errors import ConflictError, NotFoundError
 from datasetops.manifest import Version
 from datasetops.review.filters import Filters
@@ -18,6 +21,7 @@ from datasetops.web.workplace import Desk, Workplace
 
 PAGE: Final = 60  # findings on one page
 LARGEST_PAGE: Final = 500
+_LOOKS: Final = 1_000  # newest lines of the access log on its page
 _PATIENCE: Final = 5.0  # seconds for look-alikes; embeddings that are missing take longer
 _OWN: Final = frozenset({"page", "view", "start", "size", "after", "save"})  # parameters that are no filters
 
@@ -75,6 +79,30 @@ def item_page(request: Request, version: str, finding_id: str) -> Response:
         data["history"] = _desk(request).workplace(version).history(finding_id)
     title = f"{data['finding']['check']}: {data['sample']['name']}"
     return _page(request, "item.html", title, "review", data, found, filters.to_query())
+
+
+@router.get("/v/{version}/story/{sample_id:path}")
+def story_page(request: Request, version: str, sample_id: str) -> Response:
+    from datasetops.provenance.graph import draw
+    from datasetops.provenance.story import sample_story
+
+    desk = _desk(request)
+    story = sample_story(desk.repository, sample_id)
+    data = {"story": story, "graph": base64.b64encode(draw(story).encode()).decode()}
+    return _page(request, "story.html", f"Story of {story.name}", "review", data, desk.version(version))
+
+
+@router.get("/access")
+def access_page(request: Request) -> Response:
+    desk = _desk(request)
+    if desk.access is not None:
+        desk.access.write()
+    lines = deque(access_lines(desk.repository.store), maxlen=_LOOKS)
+    data = {"lines": list(reversed(lines)), "most": _LOOKS}
+    head = desk.repository.head()
+    if head is None:
+        raise NotFoundError("The repository has no version yet.", remedy="Bring data in with: dsops ingest SOURCE")
+    return _page(request, "access.html", "Who looked at what", "access", data, head)
 
 
 @router.get("/compare/{a}/{b}")
@@ -175,6 +203,7 @@ def _page(
         query=query,
         data=data,
         sign_out=desk.users.mode == "file",
+        access=desk.access is not None,
     )
     html = render(template, context).encode("utf-8", "replace").decode()
     if request.query_params.get("save") != "1":

@@ -50,7 +50,7 @@ def next_item(request: Request, plan: str) -> Response:
 @router.post("/api/qa/{plan}/verdicts")
 def give_verdict(request: Request, plan: str, body: BlindAnswer) -> Response:
     desk: Desk = request.app.state.desk
-    actor = session_of(request).actor
+    actor, role = session_of(request).actor, session_of(request).role
     chosen = load_plan(desk.repository, plan)
     version = desk.version(chosen.version)
     regions = _regions(desk, version, body)
@@ -63,7 +63,7 @@ def give_verdict(request: Request, plan: str, body: BlindAnswer) -> Response:
             answer = Answer(body.decision_id, actor, "done", regions)
             task = AnsweredTask(body.decision_id, body.sample_id, chosen.name, (answer,))
             verdicts = from_answers(desk.repository, chosen, [task])
-        taken = take(_as(desk.repository, actor), chosen, verdicts, origin=_ORIGIN)
+        taken = take(_as(desk.repository, actor), chosen, verdicts, origin=_ORIGIN, role=role)
     desk.holds.release(f"qa/{chosen.name}", body.sample_id, actor)
     words = "You labeled this item yourself, so somebody else checks it." if taken.own else ""
     return json_response({"kept": not taken.own, "words": words})

@@ -68,18 +68,21 @@ def page_context(
     query: str = "",
     data: Any = None,
     sign_out: bool = False,
+    access: bool = False,
 ) -> dict[str, Any]:
     """What every template gets."""
     return {
         "version": version,
         "versions": versions or [],
         "actor": session.actor if session else "",
+        "role": session.role if session else "",
         "csrf": session.csrf if session else "",
         "title": title,
         "nav": nav,
         "query": query,
         "data": data,
         "sign_out": sign_out,
+        "access": access,
     }
 
 

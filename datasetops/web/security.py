@@ -6,11 +6,14 @@ import hmac
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from starlette.exceptions import HTTPException
 
+from datasetops.access import AccessLog
+from datasetops.web.roles import may, who_may
 from datasetops.web.sessions import Session, Sessions
 from datasetops.web.users import Users
 
@@ -58,9 +61,18 @@ class Guard:
     """
 
     def __init__(
-        self, app: App, *, users: Users, sessions: Sessions, names: Iterable[str], local: bool, refuse: Refuse
+        self,
+        app: App,
+        *,
+        users: Users,
+        sessions: Sessions,
+        access: AccessLog | None,
+        names: Iterable[str],
+        local: bool,
+        refuse: Refuse,
     ) -> None:
         self._app = app
+        self._access = access
         self._users = users
         self._sessions = sessions
         self._public = {name.lower().rstrip(".") for name in names}
@@ -91,6 +103,7 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                self._note(scope, message["status"])
                 message["headers"] = _with_headers(message.get("headers", ()))
             await send(message)
 
@@ -108,6 +121,11 @@ class Guard:
             if started:
                 raise
         await self._answer(answer, scope, guarded)
+
+    def _note(self, scope: Scope, status: int) -> None:
+        session: Session | None = scope["state"]["session"]
+        if self._access is not None and session is not None and scope["method"] == "GET" and status in (200, 304):
+            self._access.note(session.actor, session.role, scope["path"])
 
     async def _answer(self, answer: RefusalError, scope: Scope, send: Send) -> None:
         body, kind = self._refuse(scope, answer.status, answer.error, answer.remedy)
@@ -139,6 +157,11 @@ class Guard:
             self._refuse_foreign(headers, host)
             if session is not None and not is_open and not _same(headers.one("x-csrf"), session.csrf):
                 raise RefusalError(403, "The page's token is missing or out of date.", "Load the page again.")
+        if session is not None and not may(session.role, scope["method"], scope["path"]):
+            able = " or ".join(who_may(scope["method"], scope["path"]))
+            raise RefusalError(
+                403, f"You are {session.role} here, which does not allow this.", f"Ask somebody who is {able}."
+            )
 
     def _host(self, headers: _Headers) -> str:
         """The Host header, if it is one of ours: another name may be one that somebody pointed at this machine."""
@@ -159,11 +182,14 @@ class Guard:
         if self._users.mode == "proxy":
             address = (scope.get("client") or ("", 0))[0]
             name = self._users.vouched(address, headers.all(self._users.header))
-            return None if name is None else self._sessions.vouched(name)
+            return None if name is None else self._with_role(self._sessions.vouched(name), headers)
         for value in headers.cookies(self._sessions.cookie):
             if found := self._sessions.read(value, self._users.stamp):
-                return found
+                return self._with_role(found, headers)
         return None
+
+    def _with_role(self, session: Session, headers: _Headers) -> Session:
+        return replace(session, role=self._users.role(session.actor, headers.all(self._users.role_header)))
 
     def _refuse_foreign(self, headers: _Headers, host: str) -> None:
         """Refuse what another site's page had a browser send. A proxy may have put its own name for the server as host."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from datasetops.errors import StoreError
+from datasetops.web.roles import USUAL
 
 HOURS: Final = 12
 _SECRET_BYTES: Final = 32
@@ -25,10 +26,11 @@ _SECRET_BYTES: Final = 32
 
 @dataclass(frozen=True)
 class Session:
-    """A person at a browser. `csrf` is what their pages send along, which no other site can know."""
+    """A person at a browser. `csrf` is what their pages send along, which no other site can know; `role` is roles.ROLES's."""
 
     actor: str
     csrf: str
+    role: str = USUAL
 
 
 class Sessions:

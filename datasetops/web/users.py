@@ -1,6 +1,7 @@
 """Who the people are: one on this machine, those of a users file, or those that a proxy vouches for.
 
-A users file has a line for each person: `name:scrypt:<n>:<r>:<p>:<salt>:<key>`, salt and key in base64.
+A users file has a line for each person: `name:scrypt:<n>:<r>:<p>:<salt>:<key>`, salt and key in base64, and `:<role>` where
+it is another than roles.USUAL.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from datasetops.errors import ConflictError, FormatError, NotFoundError
+from datasetops.errors import ConflictError, FormatError, NotFoundError, did_you_mean
 from datasetops.records import sha256_hex
+from datasetops.web.roles import LEAD, ROLES, USUAL, VIEWER
 
 Mode = Literal["token", "file", "proxy"]
 
@@ -77,6 +79,24 @@ class Password:
         return found
 
 
+@dataclass(frozen=True)
+class Person:
+    password: Password
+    role: str = USUAL
+
+    def __str__(self) -> str:
+        return str(self.password) if self.role == USUAL else f"{self.password}:{self.role}"
+
+    @classmethod
+    def parse(cls, text: str) -> Person:
+        """Raises ValueError as Password does, and for a role that there is not."""
+        found = text.split(":")
+        role = found.pop() if len(found) == 7 else USUAL
+        if role not in ROLES:
+            raise ValueError(f"the role must be one of {', '.join(ROLES)}")
+        return cls(Password.parse(":".join(found)), role)
+
+
 _NOBODY = Password(_N, _R, _P, b"\0" * 16, b"\0" * 32)  # what an unknown name is measured against: the same work
 
 
@@ -90,14 +110,16 @@ class Users:
         actor: str = "",
         file: Path | None = None,
         header: str = "",
+        role_header: str = "",
         proxies: Iterable[str] = (),
     ) -> None:
         self.mode = mode
         self.actor = actor
         self.header = header.lower()
+        self.role_header = role_header.lower()
         self._file = file
         self._proxies = [ipaddress.ip_network(item, strict=False) for item in proxies]
-        self._known: Mapping[str, Password] = {}
+        self._known: Mapping[str, Person] = {}
         self._read_at: tuple[int, int] | None = None
         self._lock = threading.Lock()
         if file is not None:
@@ -116,15 +138,19 @@ class Users:
         return cls("file", file=file)
 
     @classmethod
-    def behind_proxy(cls, header: str, proxies: Iterable[str] = ("127.0.0.1", "::1")) -> Users:
+    def behind_proxy(
+        cls, header: str, proxies: Iterable[str] = ("127.0.0.1", "::1"), role_header: str | None = None
+    ) -> Users:
         """Whoever the header names, believed only of connections from these addresses or networks.
 
-        Raises ValueError for a header or an address that cannot be one.
+        `role_header` names their role; who comes without a known one is a viewer then. Raises ValueError for a header or
+        an address that cannot be one.
         """
-        if not header or not header.isascii() or not header.replace("-", "").isalnum():
-            raise ValueError(f"--trust-header: expected the name of a header such as X-Remote-User; got {header!r}")
+        for option, name in (("--trust-header", header), ("--role-header", role_header)):
+            if name is not None and not (name.isascii() and name.replace("-", "").isalnum()):
+                raise ValueError(f"{option}: expected the name of a header such as X-Remote-User; got {name!r}")
         try:
-            return cls("proxy", header=header, proxies=proxies)
+            return cls("proxy", header=header, role_header=role_header or "", proxies=proxies)
         except ValueError as error:
             raise ValueError(f"--trust-from: {error}") from None
 
@@ -132,14 +158,24 @@ class Users:
         """Changes with the person's password; None for somebody who is not, or no longer, known."""
         if self.mode != "file":
             return "" if self.mode == "proxy" or name == self.actor else None
-        password = self._current().get(name)
-        return None if password is None else sha256_hex(str(password).encode())[:16]
+        person = self._current().get(name)
+        return None if person is None else sha256_hex(str(person.password).encode())[:16]
+
+    def role(self, name: str, told: list[str]) -> str:
+        """The role of somebody who is let in; `told` are the values of the request's `role_header`.
+
+        Whoever opened the app on this machine may do everything.
+        """
+        if self.mode == "proxy" and self.role_header:
+            return told[0].strip().lower() if len(told) == 1 and told[0].strip().lower() in ROLES else VIEWER
+        person = self._current().get(name)
+        return person.role if person else LEAD if self.mode == "token" else USUAL
 
     def check(self, name: str, password: str) -> bool:
         """Whether name and password belong together; an unknown name takes as long as a known one."""
         known = self._current().get(name)
         with _AT_ONCE:
-            fits = (known or _NOBODY).fits(password[:_LONGEST_PASSWORD])
+            fits = (known.password if known else _NOBODY).fits(password[:_LONGEST_PASSWORD])
         return fits and known is not None
 
     def vouched(self, address: str, values: list[str]) -> str | None:
@@ -153,7 +189,7 @@ class Users:
         name = values[0].strip()
         return name if _name_fault(name) is None else None
 
-    def _current(self) -> Mapping[str, Password]:
+    def _current(self) -> Mapping[str, Person]:
         """The people of the file as it is now; as it was, while it cannot be read."""
         if self._file is None:
             return {}
@@ -198,7 +234,7 @@ class Tries:
         return last + min(LONGEST_WAIT, 2.0 ** min(16, count - free)) if count >= free else 0.0
 
 
-def read_users(file: Path) -> dict[str, Password]:
+def read_users(file: Path) -> dict[str, Person]:
     """Raises NotFoundError, FormatError that names file and line."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -208,7 +244,7 @@ def read_users(file: Path) -> dict[str, Password]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise FormatError(f"{file} cannot be read: {reason}.", remedy="Check its rights.") from None
-    found: dict[str, Password] = {}
+    found: dict[str, Person] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -218,7 +254,7 @@ def read_users(file: Path) -> dict[str, Password]:
                 raise ValueError("the name stands here twice")
             if fault := _name_fault(name):
                 raise ValueError(fault)
-            found[name] = Password.parse(rest)
+            found[name] = Person.parse(rest)
         except (ValueError, binascii.Error) as error:
             reason = str(error) if str(error).startswith(("the ", "it ", "not ")) else "it is not as dsops writes it"
             raise FormatError(
@@ -228,8 +264,10 @@ def read_users(file: Path) -> dict[str, Password]:
     return found
 
 
-def set_password(file: Path, name: str, password: str) -> bool:
-    """Add a user, or give one a new password; True if the name is new. The file is readable by its owner alone.
+def set_password(file: Path, name: str, password: str, role: str | None = None) -> bool:
+    """Add a user, or give one a new password; True if the name is new. Without a `role` a known one keeps theirs.
+
+    The file is readable by its owner alone.
 
     Raises ValueError for a name or password that cannot be used, ConflictError where another one is changing the file.
     """
@@ -239,9 +277,11 @@ def set_password(file: Path, name: str, password: str) -> bool:
         raise ValueError(
             f"password: expected {SHORTEST_PASSWORD} to {_LONGEST_PASSWORD} characters; got {len(password)}"
         )
+    if role is not None and role not in ROLES:
+        raise ValueError(f"--role: {role!r} is not known. {did_you_mean(role, ROLES, noun='roles')}")
     users = read_users(file) if file.exists() else {}
     is_new = name not in users
-    users[name] = Password.of(password)
+    users[name] = Person(Password.of(password), role or (USUAL if is_new else users[name].role))
     draft = file.with_name(f"{file.name}.new")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -250,7 +290,7 @@ def set_password(file: Path, name: str, password: str) -> bool:
             f"{draft} is there: somebody is changing {file}.", remedy="Wait; or remove it if nobody is."
         ) from None
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.writelines(f"{user}:{key}\n" for user, key in users.items())
+        stream.writelines(f"{user}:{person}\n" for user, person in users.items())
         stream.flush()
         os.fsync(stream.fileno())
     draft.replace(file)

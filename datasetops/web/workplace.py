@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Final
 
+from datasetops.access import AccessLog
 from datasetops.audits.decisions import DecisionLog
 from datasetops.manifest import Repository, Version
 from datasetops.progress import Progress, no_progress
@@ -114,6 +115,9 @@ class Desk:
         self.sessions = Sessions(load_secret(repository.cache / "review" / "secret"))
         self.tokens = Tokens()
         self.tries = Tries()
+        self.access = (
+            None if users.mode == "token" else AccessLog(repository.store)
+        )  # one's own looks are nobody's matter
         self.holds = Holds()
         self.pictures = Pictures(repository)
         self.labelers: dict[str, Mapping[str, frozenset[str]]] = {}  # by QA plan

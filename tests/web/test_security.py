@@ -10,8 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 from review_site import PASSWORD, Dataset, Refusing, Serve, Site
+from typer.testing import CliRunner
 
 from datasetops.audits.decisions import decisions
+from datasetops.cli.main import app
 from datasetops.errors import FormatError, NotFoundError
 from datasetops.manifest import Repository
 from datasetops.web.security import BODY_LIMIT
@@ -394,3 +396,90 @@ def test_the_secret_is_closed_and_stays(tmp_path: Path) -> None:
     file.write_bytes(b"")
     assert len(load_secret(file)) == 32
     assert [item.name for item in file.parent.iterdir()] == ["secret"]
+
+
+@pytest.mark.parametrize(
+    ("role", "decides", "checks", "reads"),
+    [
+        ("viewer", False, False, False),
+        ("annotator", True, False, False),
+        ("reviewer", True, True, False),
+        ("lead", True, True, True),
+        ("officer", False, False, True),
+    ],
+)
+def test_roles_are_kept_and_recorded(
+    serve: Serve, dataset: Dataset, users_file: Path, role: str, decides: bool, checks: bool, reads: bool
+) -> None:
+    line = users_file.read_text().splitlines()[0]
+    users_file.write_text(f"{line}:{role}\n" if role != "reviewer" else f"{line}\n")
+    client = serve(dataset.repository, Users.from_file(users_file)).browser("ann")
+    assert client.get("/v/v1/review").status_code == 200
+    answer = client.post("/api/v/v1/decisions", json=KEEP | {"finding_ids": dataset.noise[:1]})
+    assert answer.status_code == (200 if decides else 403)
+    verdict = client.post("/api/qa/none/verdicts", json={})
+    assert verdict.status_code != 403 if checks else verdict.status_code == 403
+    assert client.get("/access").status_code == (200 if reads else 403)
+    newest = next(iter(dataset.repository.ledger.backwards())).event
+    if decides:
+        assert (newest.kind, newest.actor, newest.parameters) == ("decide", "ann", {"role": role})
+    else:
+        assert newest.kind != "decide"
+        assert f"You are {role} here" in answer.json()["error"]
+
+
+def test_roles_come_by_a_header_or_not_at_all(serve: Serve, dataset: Dataset) -> None:
+    site = serve(dataset.repository, Users.behind_proxy("X-Remote-User", role_header="X-Remote-Role"))
+    client, name = site.browser(), {"x-remote-user": "cem"}
+    assert client.get("/access", headers=name).status_code == 403
+    assert client.get("/access", headers=name | {"x-remote-role": "king"}).status_code == 403
+    assert client.get("/access", headers=name | {"x-remote-role": "Officer"}).status_code == 200
+    with pytest.raises(ValueError, match="--role-header"):
+        Users.behind_proxy("X-Remote-User", role_header="no header")
+
+
+def test_roles_of_users_files(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    with pytest.raises(ValueError, match=r"--role: 'leed' is not known\. Did you mean 'lead'"):
+        set_password(file, "ann", PASSWORD, "leed")
+    set_password(file, "ann", PASSWORD, "lead")
+    set_password(file, "ann", "another long password")
+    assert {name: person.role for name, person in read_users(file).items()} == {"ann": "lead"}
+    file.write_text(file.read_text().replace(":lead", ":king"))
+    with pytest.raises(FormatError, match="line 1: the role must be one of viewer, annotator, reviewer, lead, officer"):
+        read_users(file)
+
+
+def test_who_looked_at_what_is_kept_where_several_do(serve: Serve, dataset: Dataset, users_file: Path) -> None:
+    users_file.write_text("".join(f"{line}:lead\n" for line in users_file.read_text().splitlines()))
+    site = serve(dataset.repository, Users.from_file(users_file))
+    ann, bob = site.browser("ann"), site.browser("bob")
+    sample = dataset.version.table("samples", ["sample_id"])["sample_id"][0].as_py()
+    for client in (ann, ann, bob):
+        assert client.get(f"/media/v1/full/{sample}").status_code == 200
+    assert ann.get("/media/v1/full/nobody").status_code == 404
+    assert site.browser().get(f"/media/v1/full/{sample}").status_code == 401
+    ann.get("/api/v/v1/progress")
+    page = ann.get("/access").text
+    assert page.count(f"<td>{sample}</td>") == 2
+    story = ann.get(f"/v/v1/story/{sample}")
+    assert "What happened, newest first" in story.text
+    site.app.state.desk.access.write()
+    answer = CliRunner().invoke(
+        app,
+        [
+            "query",
+            "select actor, path, sample_id from access order by time",
+            "--json",
+            "-C",
+            str(dataset.repository.root),
+        ],
+    )
+    rows = json.loads(answer.stdout)
+    assert [row["actor"] for row in rows if row["path"] == f"/media/v1/full/{sample}"] == ["ann", "bob"]
+    assert rows[-1] == {"actor": "ann", "path": f"/v/v1/story/{sample}", "sample_id": sample}
+
+
+def test_ones_own_looks_are_nobodys_matter(site: Site, dataset: Dataset) -> None:
+    assert site.app.state.desk.access is None
+    assert "Nobody has looked" in site.browser("ann").get("/access").text
