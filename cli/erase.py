@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +28,9 @@ def erase(
     certificate: Annotated[
         Path | None, typer.Option(help="Also write the certificate here, with the ids: FILE.json.")
     ] = None,
+    leave_tasks: Annotated[
+        bool, typer.Option("--leave-tasks", help="Delete no tasks in labeling tools; the certificate says so.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Finish an erasure that was interrupted.")] = False,
 ) -> None:
     """Erase samples from all versions, records and caches. It cannot be undone; old versions still verify.
@@ -40,9 +42,8 @@ def erase(
 
     repository = session.repository
     if resume:
-        if sample or where or reason:
+        if sample or where or reason or leave_tasks or certificate:
             raise ValueError("--resume: takes nothing else; the request was kept")
-        ids: list[str] = []
         done = finish(repository, progress=session.progress)
     else:
         if bool(sample) == bool(where):
@@ -50,11 +51,15 @@ def erase(
         ids = list(sample or []) or repository.version(version).where(str(where))
         if not ids:
             raise ValueError(f"--where: no sample of {repository.version(version).name} fulfils {where}")
-        done = run(repository, ids, reason, dry_run=not yes, progress=session.progress)
-    if certificate is not None and done.done:
-        told = done.as_dict() | {"sample_ids": ids}
-        certificate.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        session.say(f"The certificate is in {certificate}.")
+        done = run(
+            repository,
+            ids,
+            reason,
+            dry_run=not yes,
+            leave_tasks=leave_tasks,
+            certificate=certificate,
+            progress=session.progress,
+        )
     session.emit(done.as_dict(), _lines(done))
 
 
@@ -65,16 +70,22 @@ def _lines(done: Erasure) -> list[str]:
     lines += table(rows, header=("table", "rows in all versions"))
     if done.versions:
         lines.append(f"Held by {len(done.versions):,} versions: {done.versions[0]} to {done.versions[-1]}.")
-    lines.append(f"Images copied into the store: {done.images:,} belong to nothing else.")
+    if done.images:
+        lines.append(f"{done.images:,} images copied into the store go, too: they belong to nothing else.")
+    if done.shared:
+        lines.append(
+            f"{done.shared:,} images stay where they are: other samples, which are not erased, are the same file."
+        )
     if done.sealed:
         lines.append(f"Some are in the sealed split {', '.join(done.sealed)}: it is changed, for the reason given.")
     lines += [f"The model {name} learned from {count:,} of them." for name, count in done.models.items()]
     for one in done.exports:
         lines.append(
-            f"Exported with {one['version']} on {str(one['time'])[:10]} {one.get('out', one.get('to', ''))}".rstrip()
+            f"Exported with {one['version']} on {str(one['time'])[:10]} {one.get('path', one.get('to', ''))}".rstrip()
         )
     if done.batches:
         lines.append(f"Sent to annotators in {', '.join(done.batches)}.")
+    lines += [f"Tasks of {name} deleted in the labeling tool: {count:,}." for name, count in done.tasks.items()]
     if done.done:
         lines.append(f"{len(done.digests):,} rows are gone; their digests stay, so every version still verifies.")
         lines.append(f"{len(done.objects):,} records were rewritten or deleted.")

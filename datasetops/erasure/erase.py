@@ -1,9 +1,9 @@
 """Erase items: out of every version, every record and every cache, then say so in the ledger and in a certificate.
 
-In this order: the request is noted (with the ids, until all is done); the items leave the newest version of each branch by
-an ordinary commit; their rows leave the segments of all versions; every other object of the store is searched for them;
-an event `erased` names what was replaced; the certificate is written and the note deleted. Each step can be done again, so
-an interrupted erasure is finished by `resume`.
+In this order: the request is noted (with the ids, until all is done); their tasks leave the labeling tools; the items
+leave the newest version of each branch by an ordinary commit; their rows leave the segments of all versions; every other
+object of the store is searched for them; an event `erased` names what was replaced; the certificate is written and the note
+deleted. Each step can be done again, so an interrupted erasure is finished by `resume`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ import pyarrow as pa
 
 from datasetops.audits.record import plain
 from datasetops.erasure.scrub import Words, scrubbed
+from datasetops.erasure.tasks import batches_of, delete_tasks, servers_of
 from datasetops.erasure.traces import Traces, distinct_segments, find_traces
 from datasetops.errors import ConflictError, NotFoundError
 from datasetops.ledger import HINT, Event
 from datasetops.manifest import Change, Repository
-from datasetops.manifest.erasing import ERASED, erase_rows, finish_segments, record_replaced, replaced_objects
+from datasetops.manifest.erasing import ERASED, REQUEST, erase_rows, finish_segments, record_replaced, replaced_objects
+from datasetops.manifest.marks import add_marks
 from datasetops.progress import Progress, no_progress
+from datasetops.provenance.touched import EXPORTS, carried
 from datasetops.records import canonical_json, sha256_hex
 
 EVENT: Final = "erase"
 FOLDER: Final = "erasures/"
-_REQUEST: Final = "erasures/todo/request.json"
 _MEDIA: Final = "media/"
 # What cannot name an item, what is erased row by row, and what is only here.
 _APART: Final = ("segments/", "keys/", "refs/", "cache/", "tmp/", FOLDER, _MEDIA, "repository.json", HINT)
@@ -42,14 +44,15 @@ REACH: Final = (
     "Exports that were made, and what others did with them.",
     "Weights of models that learned from the items; train again without them.",
     "Backups of the store, and caches on other machines (delete them; they are made again).",
-    "Tasks in labeling tools: delete those of the batches named here.",
 )
 
 
 @dataclass(frozen=True)
 class Erasure:
     """What was erased, or would be. `objects` were rewritten or deleted, by key; `exports` are destinations that versions
-    with the items went to; `batches` those in which annotators got them."""
+    with the items went to; `batches` those in which annotators got them; `tasks` of them that were deleted in the tool, by
+    batch. Images that were copied into the store and belong to nothing else are counted by `images`; `shared` are
+    those that stay, because other samples are the same file."""
 
     reason: str
     actor: str
@@ -60,8 +63,10 @@ class Erasure:
     models: Mapping[str, int]
     exports: tuple[Mapping[str, Any], ...]
     batches: tuple[str, ...]
+    tasks: Mapping[str, int]
     sealed: tuple[str, ...]
     images: int
+    shared: int = 0
     objects: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     event_id: str = ""
@@ -79,44 +84,55 @@ def erase(
     reason: str,
     *,
     dry_run: bool = False,
+    leave_tasks: bool = False,
+    certificate: Path | None = None,
     progress: Progress = no_progress,
 ) -> Erasure:
     """Take samples, their annotations and all records of them out of a repository.
 
-    Images that were copied into the store and belong to no other sample go too. A `dry_run` changes nothing. Raises
+    Images that were copied into the store and belong to no other sample go too, and so do their tasks in labeling
+    tools, unless `leave_tasks`. A `dry_run` changes nothing and asks no tool. `certificate` is a
+    file that gets the certificate with the ids, also if the erasure is interrupted and resumed. Raises
     ValueError without a reason, NotFoundError for ids that no version ever had, ConflictError where another erasure was
-    interrupted.
+    interrupted, DatasetOpsError where a labeling tool does not answer.
     """
     if not reason.strip():
         raise ValueError("reason: say why the items are erased")
-    if repository.store.exists(_REQUEST):
+    if repository.store.exists(REQUEST):
         raise ConflictError("An erasure was interrupted.", remedy="Finish it first: dsops erase --resume")
     traces = find_traces(repository, sample_ids)
     unknown = sorted(set(sample_ids) - traces.samples)
     if unknown:
         raise NotFoundError(
             f"No version has ever had {len(unknown):,} of these samples, such as {unknown[0]!r}.",
-            remedy='Check the ids: dsops query "select sample_id from samples"',
+            remedy=f"Give whole ids: dsops provenance sample {unknown[0]} tells which begin so.",
         )
     planned = _planned(repository, traces, reason)
     if dry_run:
         return planned
-    request = {"samples": sorted(traces.samples), "planned": planned.as_dict()}
-    repository.store.put(_REQUEST, canonical_json(request))
+    sent = {} if leave_tasks else batches_of(repository, traces.samples)
+    servers_of(repository, sent)
+    request = {
+        "samples": sorted(traces.samples),
+        "planned": planned.as_dict(),
+        "sent": sent,
+        "certificate": str(certificate.absolute()) if certificate else None,
+    }
+    repository.store.put(REQUEST, canonical_json(request))
     return _carry_out(repository, traces.samples, planned, progress)
 
 
 def resume(repository: Repository, *, progress: Progress = no_progress) -> Erasure:
     """Finish an erasure that was interrupted. Raises NotFoundError where there is none."""
     try:
-        request = json.loads(repository.store.get(_REQUEST))
+        request = json.loads(repository.store.get(REQUEST))
     except NotFoundError:
         raise NotFoundError(
             "No erasure was interrupted.", remedy="Begin one: dsops erase --sample ID --reason TEXT"
         ) from None
     digests = finish_segments(repository.store)
     repository.forget_segments()
-    repository.store.put(_REQUEST, canonical_json({**request, "rows": sorted({*request.get("rows", ()), *digests})}))
+    repository.store.put(REQUEST, canonical_json({**request, "rows": sorted({*request.get("rows", ()), *digests})}))
     told = request["planned"]  # as it was found before the first row was gone
     planned = Erasure(**told | {name: tuple(value) for name, value in told.items() if isinstance(value, list)})
     return _carry_out(repository, frozenset(request["samples"]), planned, progress)
@@ -129,31 +145,33 @@ def _planned(repository: Repository, traces: Traces, reason: str) -> Erasure:
         mine = samples.filter(pa.array(traces.in_samples(samples)))
         sealed = set(mine["split"].drop_null().to_pylist()) & set(repository.version().commit.sealed)
     holding = set(traces.versions)
-    exports, batches = [], []
+    wanted = pa.array(sorted(traces.samples), pa.string())
+    exports = []
     for entry in repository.ledger.backwards():
         event = entry.event
-        if event.kind == "export" and event.inputs.get("version") in holding:
+        if event.kind not in EXPORTS or event.inputs.get("version") not in holding:
+            continue
+        version = repository.version(event.inputs["version"])
+        held = wanted.filter(pa.array(version.state("samples").contains(wanted))).to_pylist()
+        if carried(version, event.parameters.get("where"), held):
             exports.append({"version": event.inputs["version"], "time": event.time, **_place(event)})
-        elif event.kind == "label-push":
-            for key in event.outputs.get("files", {}):
-                if _names(repository, key, traces):
-                    batches.append(str(event.parameters.get("batch", key)))
+    media = repository.store.list(_MEDIA)
+    copied = sum(key.rpartition("/")[2].partition(".")[0] in traces.images for key in media)
     return Erasure(
         reason, repository.settings.actor, len(traces.samples), len(traces.annotations), traces.rows, traces.versions,
-        traces.models, tuple(exports), tuple(batches), tuple(sorted(sealed)), len(traces.images),
+        traces.models, tuple(exports), tuple(sorted(batches_of(repository, traces.samples))), {}, tuple(sorted(sealed)),
+        copied, len(traces.shared),
     )  # fmt: skip
+
+
+def _tasks_left(planned: Erasure) -> list[str]:
+    left = [name for name in planned.batches if name not in planned.tasks]
+    return [f"Tasks of {', '.join(left)} in a labeling tool, or in files for one: delete them there."] if left else []
 
 
 def _place(event: Event) -> dict[str, str]:
     told = {**event.parameters, **event.outputs}
-    return {name: str(told[name]) for name in ("to", "out", "format", "dataset") if told.get(name)}
-
-
-def _names(repository: Repository, key: str, traces: Traces) -> bool:
-    try:
-        return Words(traces.samples).in_bytes(repository.store.get(key))
-    except NotFoundError:
-        return False
+    return {name: str(told[name]) for name in ("path", "to", "out", "format", "dataset") if told.get(name)}
 
 
 def _has_head(repository: Repository) -> bool:
@@ -162,10 +180,13 @@ def _has_head(repository: Repository) -> bool:
 
 def _carry_out(repository: Repository, samples: frozenset[str], planned: Erasure, progress: Progress) -> Erasure:
     store = repository.store
-    request = json.loads(store.get(_REQUEST))
+    request = json.loads(store.get(REQUEST))
     known, annotations, images, digests = (
         set(request.get(name, [])) for name in ("words", "annotations", "images", "rows")
     )
+    sent = request.get("sent", {})
+    tasks = delete_tasks(servers_of(repository, sent), sent, sorted(samples))
+    planned = replace(planned, tasks={name: planned.tasks.get(name, 0) + count for name, count in tasks.items()})
     for _ in range(_ROUNDS):
         _leave_heads(repository, samples, planned.reason)
         traces = find_traces(repository, samples, annotations)
@@ -173,8 +194,9 @@ def _carry_out(repository: Repository, samples: frozenset[str], planned: Erasure
         annotations |= traces.annotations
         images |= traces.images
         noted = {"words": known, "annotations": annotations, "images": images, "rows": digests, "samples": samples}
-        request = {name: sorted(values) for name, values in noted.items()} | {"planned": planned.as_dict()}
-        store.put(_REQUEST, canonical_json(request))  # the words are found in rows that may be gone when it is read
+        kept = {name: request.get(name) for name in ("sent", "certificate")}
+        request = {name: sorted(values) for name, values in noted.items()} | kept | {"planned": planned.as_dict()}
+        store.put(REQUEST, canonical_json(request))  # the words are found in rows that may be gone when it is read
         tail = repository.ledger.tail()
         digests |= _out_of_segments(repository, traces, progress)
         _out_of_objects(repository, Words(known | samples), progress)
@@ -188,7 +210,8 @@ def _carry_out(repository: Repository, samples: frozenset[str], planned: Erasure
     _out_of_cache(repository.cache, Words(known | samples), images)
     replaced = replaced_objects(store)
     done = replace(
-        planned, objects=tuple(sorted(replaced)), digests=tuple(sorted(digests)), done=True, images=len(images),
+        planned, objects=tuple(sorted(replaced)), digests=tuple(sorted(digests)), done=True,
+        reach=(*REACH, *_tasks_left(planned)),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     event = Event(
@@ -203,9 +226,13 @@ def _carry_out(repository: Repository, samples: frozenset[str], planned: Erasure
         parameters={"reason": done.reason},
     )
     done = replace(done, event_id=event.event_id)
+    add_marks(store, samples | images)
     repository.ledger.record(event)
     store.put(f"{FOLDER}{event.event_id}.json", canonical_json(done.as_dict()))
-    store.delete(_REQUEST)
+    if request["certificate"]:
+        told = done.as_dict() | {"sample_ids": sorted(samples)}
+        Path(request["certificate"]).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    store.delete(REQUEST)
     return done
 
 

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datasetops.records import canonical_json
+from datasetops.records import ERASED_TEXT, canonical_json
 
-ERASED: Final = "[erased]"
 # Fields of records that hold ids, and lists or maps of ids: there a word counts however short it is.
 _ID_FIELDS: Final = frozenset(
     {
@@ -50,7 +49,7 @@ class Words:
         return self.is_one(text, field) or self._text.search(text) is not None
 
     def out_of(self, text: str, field: str) -> str:
-        return ERASED if self.is_one(text, field) else self._text.sub(ERASED, text)
+        return ERASED_TEXT if self.is_one(text, field) else self._text.sub(ERASED_TEXT, text)
 
 
 def scrubbed(key: str, data: bytes, words: Words) -> bytes | None:

@@ -21,8 +21,8 @@ _SAMPLE_COLUMNS = ["sample_id", "uri", "sha256", "group"]
 class Traces:
     """`samples` and `annotations` by id; `uris`, `images` (SHA-256) and `groups` that no other sample of any version has.
 
-    `versions` that hold any of the samples, oldest first; `models` that learned from or were validated on any, with how
-    many; `segments` (table, id) that have rows of them.
+    `shared` are images that others have, too. `versions` that hold any of the samples, oldest first; `models` that learned
+    from or were validated on any, with how many; `segments` (table, id) that have rows of them.
     """
 
     samples: frozenset[str]
@@ -34,6 +34,7 @@ class Traces:
     models: Mapping[str, int]
     segments: tuple[tuple[str, str], ...]
     rows: Mapping[str, int] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
 
     @property
     def words(self) -> frozenset[str]:
@@ -72,7 +73,7 @@ def find_traces(repository: Repository, sample_ids: Iterable[str], annotations: 
             count = len(mine)
         if count:
             holding[table, identity] = count
-    own = {name: found[name] for name in ("uri", "sha256", "group")}
+    own = {name: set(found[name]) for name in ("uri", "sha256", "group")}
     for (table, _), segment in segments.items():
         if table == "samples" and any(own.values()):
             _leave_shared(segment, wanted, own)
@@ -94,6 +95,7 @@ def find_traces(repository: Repository, sample_ids: Iterable[str], annotations: 
         _models(repository, found["sample_id"]),
         tuple(sorted(holding)),
         dict(rows_by_table),
+        frozenset(found["sha256"] - own["sha256"]),
     )
 
 

@@ -1,7 +1,9 @@
 """Labeling by people: samples go out to an annotation tool, answers come back as versions."""
 
+from datasetops.labeling.base import ServerAwayError
 from datasetops.labeling.batch import Batch, Project, batches, load_project
 from datasetops.labeling.files import file_project, read_files, write_files
+from datasetops.labeling.heads import Sent, sent_samples
 from datasetops.labeling.pull import PullResult, pull
 from datasetops.labeling.push import PushResult, make_batch, push
 from datasetops.labeling.setup import choose_project, open_project, set_up
@@ -14,6 +16,8 @@ __all__ = [
     "Project",
     "PullResult",
     "PushResult",
+    "Sent",
+    "ServerAwayError",
     "batches",
     "choose_project",
     "file_project",
@@ -23,6 +27,7 @@ __all__ = [
     "pull",
     "push",
     "read_files",
+    "sent_samples",
     "set_up",
     "status",
     "watch",

@@ -11,7 +11,7 @@ import numpy as np
 
 from datasetops.labeling.base import REGION_COLUMNS, Answer, ImageSize, Region, region_name
 from datasetops.labeling.batch import Batch
-from datasetops.labeling.consensus import ConsensusRegion, merge_answers
+from datasetops.labeling.consensus import ConsensusRegion, merge_answers, voices
 from datasetops.records import VOTE, canonical_json, sha256_hex
 from datasetops.schema import LabelSchema
 
@@ -69,11 +69,12 @@ def wanted_rows(
 ) -> Wanted:
     """What the standing answers to one sample make of its rows. `base` is what its annotators started from.
 
-    One answer replaces the rows of the kinds that the schema asks for, in place where it corrects them. Several are kept
-    as votes and merged by a rule. None: the rows are as they were. Answers to gold and blind tasks are votes and nothing
+    Of one person's answers the newest counts. One answer replaces the rows of the kinds that the schema asks for, in place
+    where it corrects them. Those of several people are kept as votes and merged by a rule. None: the rows are as they
+    were. Answers to gold and blind tasks are votes and nothing
     more. `decided` has (class, quality) by sample id where a rule that looks at all answers at once has chosen.
     """
-    done = sorted((a for a in answers if a.status == "done"), key=lambda a: (a.created_at or "", a.answer_id))
+    done = voices(answers)
     asked = {row["annotation_id"]: row for row in base if row["kind"] in schema.kinds}
     context = _Context(sample_id, batch, tool, schema)
     only_votes = batch.blind or sample_id in batch.gold

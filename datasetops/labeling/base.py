@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+from datasetops.errors import DatasetOpsError
 from datasetops.progress import Progress
 from datasetops.records import sha256_hex
 from datasetops.schema import LabelSchema
@@ -146,8 +147,12 @@ class PushCount:
     renewed: int = 0
 
 
+class ServerAwayError(DatasetOpsError):
+    """A tool's server cannot be reached, or is too busy to answer. It may come back."""
+
+
 class LabelServer(Protocol):
-    """One project on a tool's server."""
+    """One project on a tool's server. Raises ServerAwayError where asking again later may help, and only there."""
 
     name: str
 
@@ -169,6 +174,9 @@ class LabelServer(Protocol):
 
         May be run again after any interruption.
         """
+
+    def remove(self, batch: str, names: Sequence[str]) -> int:
+        """Delete the tasks of these samples in a batch, with their answers; how many there were."""
 
     def pull(self, cursor: Mapping[str, Any], sizes: Sizes, *, expected: int, again: Sequence[str] = ()) -> Pulled:
         """What changed since `cursor`, everything where that is empty, and the tasks `again` in any case.

@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasetops.errors import ConflictError, NotFoundError, did_you_mean
 from datasetops.labeling.base import ImageSize
 from datasetops.manifest import Repository
-from datasetops.records import canonical_json
+from datasetops.records import ERASED_TEXT, canonical_json
 from datasetops.store import KeyExistsError
 
 _BATCHES: Final = "labeling/batches/"
@@ -136,4 +136,4 @@ def image_sizes(repository: Repository, batch: Batch, sample_ids: Sequence[str])
 
 def _batch(data: bytes) -> Batch:
     raw = json.loads(data)
-    return Batch(**raw | {"samples": tuple(raw["samples"])})
+    return Batch(**raw | {"samples": tuple(name for name in raw["samples"] if name != ERASED_TEXT)})

@@ -74,21 +74,30 @@ def merge_answers(answers: Sequence[Answer], schema: LabelSchema, *, size: Image
     - Attributes: by those that gave the label. What at least half of them answered, by most votes; of numbers without a
       majority the median.
     """
-    voices = _voices(answers)
+    given = voices(answers)
     images: list[_Mark] = []
     regions: list[_Mark] = []
-    for number, answer in enumerate(voices):
+    for number, answer in enumerate(given):
         for region in answer.regions:
             mark = _Mark(number, answer.answer_id, region, _row(region))
             (images if mark.row["kind"] == "classification" else regions).append(mark)
     order = {(mark.answer_id, mark.region.name): index for index, mark in enumerate(images + regions)}
-    merged = _merge_classes(images, len(voices), multi=schema.multi_label)
+    merged = _merge_classes(images, len(given), multi=schema.multi_label)
     groups = group_regions([mark.row for mark in regions], [mark.voice for mark in regions], size=size)
     for group in groups:
-        if 2 * len(group) > len(voices):
-            merged.append(_merged([regions[index] for index in group], len(voices), size))
+        if 2 * len(group) > len(given):
+            merged.append(_merged([regions[index] for index in group], len(given), size))
     merged.sort(key=lambda region: (region.values["kind"] != "classification", order[region.parents[0]]))
     return Consensus(tuple(merged))
+
+
+def voices(answers: Sequence[Answer]) -> list[Answer]:
+    """The answer of each annotator that counts, the newest that was not skipped; the earliest begun first."""
+    newest: dict[str, Answer] = {}
+    for answer in sorted(answers, key=lambda answer: (answer.updated_at or answer.created_at or "", answer.answer_id)):
+        if answer.status == "done":
+            newest[answer.actor] = answer
+    return sorted(newest.values(), key=lambda answer: (answer.created_at or "~", answer.answer_id))
 
 
 def agreement(a: Answer, b: Answer, *, size: ImageSize | None = None) -> float | None:
@@ -165,14 +174,6 @@ def cleanlab_consensus(
         sample_id: (classes[number], score)
         for sample_id, number, score in zip(sample_ids, numbers, quality.tolist(), strict=True)
     }
-
-
-def _voices(answers: Sequence[Answer]) -> list[Answer]:
-    newest: dict[str, Answer] = {}
-    for answer in sorted(answers, key=lambda answer: (answer.updated_at or answer.created_at or "", answer.answer_id)):
-        if answer.status == "done":
-            newest[answer.actor] = answer
-    return sorted(newest.values(), key=lambda answer: (answer.created_at or "~", answer.answer_id))
 
 
 def _row(region: Region) -> dict[str, Any]:

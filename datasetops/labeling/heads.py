@@ -9,7 +9,7 @@ from typing import Any
 
 from datasetops.labeling.answers import Row, attach
 from datasetops.labeling.base import Answer, AnsweredTask, ImageSize, LabelServer, Pulled
-from datasetops.labeling.batch import Batch, Project, image_sizes
+from datasetops.labeling.batch import Batch, Project, find_batch, image_sizes
 from datasetops.labeling.consensus import agreement, answer_of_rows
 from datasetops.labeling.push import rows_by_sample
 from datasetops.manifest import Repository
@@ -61,10 +61,46 @@ def fresh_heads(repository: Repository, project: Project, mine: Mapping[str, Bat
     return FreshHeads(heads, pulled.warnings)
 
 
+@dataclass(frozen=True)
+class Sent:
+    """Samples of batches that were pushed. `out` are with annotators, or have an answer that counts; `returned` came back
+    without a label from every batch that had them: skipped, of an unknown class, without any class, or deleted."""
+
+    out: frozenset[str]
+    returned: frozenset[str]
+
+
+def sent_samples(repository: Repository) -> Sent:
+    """Of all projects, as the pulls so far tell."""
+    pushes = [e.event.parameters for e in repository.ledger.backwards() if e.event.kind == "label-push"]
+    names = {told["batch"]: told["project"] for told in pushes}
+    heads = {project: answer_heads(repository, project) for project in set(names.values())}
+    out: set[str] = set()
+    sent: set[str] = set()
+    for name, project in names.items():
+        if batch := find_batch(repository, name):
+            classes_only = set(repository.version(batch.version).schema.kinds) == {"classification"}
+            known = heads[project]
+            back = {s for s in batch.samples if _without_label(known.get((s, name)), batch.overlap, classes_only)}
+            sent.update(batch.samples)
+            out.update(set(batch.samples) - back)
+    return Sent(frozenset(out), frozenset(sent - out))
+
+
+def _without_label(head: Mapping[str, Any] | None, overlap: int, classes_only: bool) -> bool:
+    """Whether a task is done with and no answer says anything; that nothing is in an image says something."""
+    if head is None or not (head.get("deleted") or len(head["answers"]) >= overlap):
+        return False
+    return not any(
+        answer["status"] == "done" and not answer.get("unread") and (answer.get("regions") or not classes_only)
+        for answer in head["answers"]
+    )
+
+
 def head_of(
     task: AnsweredTask, answers: Sequence[Answer], base: Sequence[Row], batch: Batch, size: ImageSize | None
 ) -> dict[str, Any]:
-    """What is kept of a task for the status: no regions, but how the answers compare."""
+    """What is kept of a task: no regions, but how the answers compare, and `unread` where one could not be used."""
     gold = answer_of_rows(batch.gold[task.sample_id]) if task.sample_id in batch.gold else None
     began = answer_of_rows(base) if base and batch.predictions else None
     told = []
@@ -72,6 +108,8 @@ def head_of(
         facts = asdict(answer)
         for name in ("regions", "unread", "problems"):
             facts.pop(name)
+        if answer.unread:
+            facts["unread"] = True
         if answer.status == "done":
             facts["regions"] = len(answer.regions)
             facts["changed"] = any(region.changed for region in answer.regions) or len(answer.regions) != len(base)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from datasetops.labeling.answers import Row, Wanted, attach, same_content, wanted_rows
 from datasetops.labeling.base import Answer, AnsweredTask, LabelServer, Pulled
 from datasetops.labeling.batch import Batch, Project, batches, image_sizes, load_project, save_project
-from datasetops.labeling.consensus import cleanlab_consensus
+from datasetops.labeling.consensus import cleanlab_consensus, voices
 from datasetops.labeling.heads import BatchSizes, answer_heads, deleted_tasks, head_of, is_news, one_a_sample
 from datasetops.labeling.push import rows_by_sample
 from datasetops.ledger import Event
@@ -31,8 +31,9 @@ class PullResult:
     """`version` is the new version, None where nothing in it had to change. Counts are of answers that changed.
 
     `conflicts` are rows that somebody else changed since they were pushed: theirs stay. `unused` are answers that could
-    not be read whole; they are looked at again in every pull. `incomplete` samples have fewer answers than were asked
-    for; about `tied` ones the annotators are evenly divided.
+    not be read whole; they are looked at again in every pull. `incomplete` samples have fewer people's answers than were
+    asked for; about `tied` ones the annotators are evenly divided. `empty` answers mark nothing; `set_aside` ones were
+    followed by another of the same person.
     """
 
     version: str | None
@@ -46,6 +47,8 @@ class PullResult:
     warnings: tuple[str, ...]
     incomplete: int = 0
     tied: tuple[str, ...] = ()
+    empty: int = 0
+    set_aside: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in ("version", "answers", "skipped", "withdrawn", "samples")}
@@ -55,6 +58,8 @@ class PullResult:
             "warnings": list(self.warnings),
             "incomplete": self.incomplete,
             "tied": list(self.tied),
+            "empty": self.empty,
+            "set_aside": self.set_aside,
         }
 
 
@@ -71,6 +76,8 @@ class _Plan:
     warnings: list[str] = field(default_factory=list)
     incomplete: int = 0
     tied: list[str] = field(default_factory=list)
+    empty: int = 0
+    set_aside: int = 0
 
 
 def pull(
@@ -203,8 +210,10 @@ def _plan(
                     for a, sentence in unread
                 ]
                 continue
-            done = sum(answer.status == "done" for answer in answers)
-            plan.incomplete += 0 < done < batch.overlap
+            counted = voices(answers)
+            plan.incomplete += 0 < len(counted) < batch.overlap
+            plan.empty += sum(not answer.regions for answer in counted)
+            plan.set_aside += sum(answer.status == "done" for answer in answers) - len(counted)
             wanted = wanted_rows(
                 sample, answers, base.get(sample, []), batch, started.schema,
                 tool=tool, size=sizes[sample], rule=rule, decided=decided,
@@ -224,6 +233,8 @@ def _plan(
             )
     for _ in steps:
         pass
+    if plan.set_aside:
+        plan.warnings.append(f"{plan.set_aside:,} older answers of the same person to the same item were set aside.")
     return plan
 
 
@@ -282,7 +293,9 @@ def _decide(
     if rule != "cleanlab" or "classification" not in schema.kinds or schema.multi_label:
         return {}
     votes = {
-        sample: {a.actor: r.values["label"] for a in given for r in a.regions if r.values["kind"] == "classification"}
+        sample: {
+            a.actor: r.values["label"] for a in voices(given) for r in a.regions if r.values["kind"] == "classification"
+        }
         for sample, given in answers.items()
     }
     several = {sample: by for sample, by in votes.items() if len(by) > 1}
@@ -337,4 +350,6 @@ def _result(version: str | None, plan: _Plan, tasks: Sequence[AnsweredTask], cou
         warnings=tuple(plan.warnings),
         incomplete=plan.incomplete,
         tied=tuple(plan.tied),
+        empty=plan.empty,
+        set_aside=plan.set_aside,
     )

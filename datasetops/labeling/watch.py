@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from datasetops.errors import ConflictError, DatasetOpsError, NotFoundError
-from datasetops.labeling.base import LabelServer
+from datasetops.errors import DatasetOpsError
+from datasetops.labeling.base import LabelServer, ServerAwayError
 from datasetops.labeling.batch import Project, load_project
 from datasetops.labeling.pull import PullResult, pull
 from datasetops.manifest import Repository
@@ -49,9 +49,7 @@ def watch(
                 pause = every
                 if result.samples or result.conflicts or result.warnings:
                     yield result
-            except (NotFoundError, ConflictError):
-                raise
-            except DatasetOpsError as error:
+            except ServerAwayError as error:
                 say(f"{error.message} Trying again in {pause:.0f} s.")
                 pause = min(2 * pause, max(_LONGEST, every))
             _wait(called, stop, pause)

@@ -25,6 +25,7 @@ ERASED: Final = "erased"  # the event that ends an erasure
 SEGMENTS: Final = "erasures/segments.json"
 REPLACED: Final = "erasures/replaced.json"
 _TODO: Final = "erasures/todo/"
+REQUEST: Final = f"{_TODO}request.json"  # there while an erasure is going on: in between rows may be missing
 
 Rows = npt.NDArray[np.bool_]
 

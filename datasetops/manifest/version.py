@@ -127,9 +127,23 @@ class Version:
         own = {name for name in TABLES["annotations"].names if name != "sample_id"}
         words = set(re.findall(r"[a-z_][a-z_0-9]*", re.sub(r"'[^']*'", "", condition.lower())))
         source = "samples LEFT JOIN annotations USING (sample_id)" if words & own else "samples"
-        rows = self.sql_arrow(f"SELECT DISTINCT sample_id FROM {source} WHERE ({condition}) ORDER BY sample_id")  # noqa: S608
+        try:
+            rows = self.sql_arrow(f"SELECT DISTINCT sample_id FROM {source} WHERE ({condition}) ORDER BY sample_id")  # noqa: S608
+        except QueryError as error:
+            raise QueryError(error.message, remedy=self._keys_of_metadata(error.message) or error.remedy) from None
         ids: list[str] = rows["sample_id"].to_pylist()
         return ids
+
+    def _keys_of_metadata(self, problem: str) -> str:
+        """How to write what DuckDB took for a column, where it is a key of the samples' metadata; else empty."""
+        unknown = re.search(r'Referenced column "([^"]+)" not found', problem)
+        if unknown is None:
+            return ""
+        key = f'"{re.escape(unknown[1])}"\\s*:'
+        if not pc.any(pc.match_substring_regex(self.table("samples", ["metadata"])["metadata"], key)).as_py():
+            return ""
+        columns = ", ".join(TABLES["samples"].names)
+        return f"It is a key of the metadata: write metadata->>'{unknown[1]}'. The columns of samples are {columns}."
 
     def summary(self) -> dict[str, Any]:
         """Counts by class, kind and split, and what the commit says."""

@@ -126,7 +126,8 @@ def check_gone(root: Path, words: list[str]) -> None:
         assert not set(SUBJECT) & set(version.table("annotations")["sample_id"].to_pylist())
 
 
-def test_nothing_of_the_items_is_left_and_versions_verify(root: Path, tmp_path: Path) -> None:
+def test_nothing_of_the_items_is_left_and_versions_verify(root: Path, used: Path, tmp_path: Path) -> None:
+    scans = used.parent / "scans.csv"
     repository = Repository.open(root)
     words = words_of(repository)
     digests = {version.name: version.digest for version in repository.versions()}
@@ -150,6 +151,11 @@ def test_nothing_of_the_items_is_left_and_versions_verify(root: Path, tmp_path: 
     assert kept["digests"] == proof["digests"]
     whole = standalone(root)
     assert (whole.returncode, whole.stdout.splitlines()[-1].endswith("whole.")) == (0, True), whole.stdout
+    # The source still has them: they do not come back by themselves.
+    source = ["ingest", str(scans), "--images", str(scans.parent / "images"), "--copy"]
+    (note,) = json.loads(done(root, *source, "--json"))["notes"]
+    assert "2 samples were erased from this repository, such as face-003.png: they are left out" in note
+    check_gone(root, words)
     # What is left can be worked with, and looked for in vain.
     row = {"annotation_id": "n", "sample_id": "visit-001", "kind": "classification", "label": "ill", "source": "human"}
     after.commit(Change(annotations=[row]), message="more")
@@ -163,19 +169,23 @@ POINTS = ("erase_rows", "put", "delete", "commit")
 
 
 @pytest.mark.parametrize("stop", range(1, 45, 3))
-def test_an_interrupted_erasure_is_finished(root: Path, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    repository = Repository.open(root)
+def test_an_interrupted_erasure_is_finished(
+    root: Path, stop: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    repository, certificate = Repository.open(root), tmp_path / "proof.json"
     words = words_of(repository)
     counted = Counted(repository.store.put, stop)
     monkeypatch.setattr(repository.store, "put", counted)
     with pytest.raises(InterruptedError):
-        erase(repository, SUBJECT, "asked to")
+        erase(repository, SUBJECT, "asked to", certificate=certificate)
     again = Repository.open(root)
     problems = [damage.problem for damage in verify(again)]
     assert any("dsops erase --resume" in problem for problem in problems)
     with pytest.raises(ConflictError, match="interrupted"):
         erase(again, ["visit-001"], "another")
+    assert "dsops erase --resume" in run(root, "log").output
     told = resume(again)
+    assert sorted(json.loads(certificate.read_text())["sample_ids"]) == SUBJECT
     assert (told.samples, told.annotations, told.versions) == (2, 4, ("v1", "v2", "v3", "v4"))
     assert [one["version"] for one in told.exports] == ["v3"]
     check_gone(root, words)
@@ -225,6 +235,36 @@ def test_in_a_bucket_other_machines_see_it_too(s3: str, tmp_path: Path, monkeypa
         assert len(again.version("v1").table("samples")) == 29
         assert verify(again) == []
         assert not any(b"scan-7" in path.read_bytes() for path in (tmp_path / place).rglob("*") if path.is_file())
+
+
+def test_what_was_tampered_with_is_named(root: Path) -> None:
+    newest = sorted((root / ".dsops" / "ledger").glob("*.json"))[-1]
+    kept = newest.read_bytes()
+    newest.unlink()
+    for found in (verify_words(root), standalone(root).stdout):
+        assert "the newest entries were removed" in found
+    newest.write_bytes(kept.replace(b"root", b"toor", 1) if b"root" in kept else kept.replace(b"2", b"3", 1))
+    assert "was changed" in verify_words(root)
+    newest.write_bytes(kept)
+    image = next((root / ".dsops" / "media").rglob("*.png"))
+    image.write_bytes(image.read_bytes() + b"x")
+    assert f"{image.name} does not hash to its name" in standalone(root).stdout
+
+
+def verify_words(root: Path) -> str:
+    return " ".join(damage.problem for damage in verify(Repository.open(root)))
+
+
+def test_images_that_others_have_stay(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("one", "two"):
+        Image.new("RGB", (9, 9), "red").save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "table.csv").write_text("path,label,sample_id\none.png,ill,scan-1\ntwo.png,ill,scan-2\n")
+    repository = Repository.init(tmp_path / "set", SCHEMA)
+    done(tmp_path / "set", "ingest", str(tmp_path / "table.csv"), "--images", str(tmp_path / "images"), "--copy")
+    told = erase(Repository.open(tmp_path / "set"), ["scan-1"], "asked to")
+    assert (told.images, told.shared) == (0, 1)
+    assert len(list(repository.store.list("media/"))) == 1
 
 
 def test_misuse_is_told(root: Path) -> None:

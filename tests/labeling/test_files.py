@@ -96,6 +96,29 @@ def test_labelbox_answers_of_two_people_are_merged(boxes: Repository, tmp_path: 
     assert len(json.loads(final["derived_from"])) == 2
 
 
+def test_of_one_persons_two_answers_the_newer_counts(boxes: Repository, tmp_path: Path) -> None:
+    project = file_project(boxes, "labelbox")
+    write_files(boxes, make_batch(boxes, boxes.version(), ["s0"], project), "labelbox", tmp_path / "rows.ndjson")
+
+    def label(day: int, left: float) -> dict[str, object]:
+        box = {"top": 20.0, "left": left, "height": 100.0, "width": 100.0}
+        shape = {"feature_id": f"f{day}", "name": "gate", "annotation_kind": "ImageBoundingBox", "bounding_box": box}
+        details = {"created_by": "ann", "created_at": f"2026-01-0{day}T00:00:00Z"}
+        return {"label_details": details, "annotations": {"objects": [shape], "classifications": []}}
+
+    line = {
+        "data_row": {"id": "d1", "global_key": "s0", "external_id": "s0"},
+        "media_attributes": {"width": 640, "height": 427},
+        "projects": {"p1": {"name": "roofs", "labels": [label(2, 40.0), label(1, 30.0)]}},
+    }
+    (tmp_path / "export.ndjson").write_text(json.dumps(line) + "\n")
+    result = read_files(boxes, project, "labelbox", tmp_path / "export.ndjson")
+    assert (result.answers, result.set_aside) == (2, 1)
+    assert "1 older answers of the same person to the same item were set aside." in result.warnings
+    (row,) = boxes.version().annotations_of(["s0"]).to_pylist()
+    assert (row["source"], row["actor"], row["role"], row["x1"]) == ("human", "ann", None, 40.0)
+
+
 def test_answers_before_anything_was_pushed_are_refused(boxes: Repository, tmp_path: Path) -> None:
     with pytest.raises(DatasetOpsError, match="Nothing was pushed"):
         read_files(boxes, file_project(boxes, "cvat"), "cvat", tmp_path / "nothing.xml")

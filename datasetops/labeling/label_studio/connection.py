@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from datasetops.errors import DatasetOpsError, MissingDependencyError, NotFoundError
+from datasetops.labeling.base import ServerAwayError
 
 URL: Final = "LABEL_STUDIO_URL"
 TOKEN: Final = "LABEL_STUDIO_API_KEY"  # noqa: S105 (a variable's name)
@@ -25,7 +26,11 @@ class LabelServerError(DatasetOpsError):
     """The labeling server refused, or could not be reached."""
 
 
-class UnansweredError(LabelServerError):
+class UnreachableError(LabelServerError, ServerAwayError):
+    """The server is not there, or too busy."""
+
+
+class UnansweredError(LabelServerError, ServerAwayError):
     """The connection broke after a request was sent: it may or may not have been carried out."""
 
 
@@ -141,7 +146,7 @@ class Connection:
                 request_options={"timeout_in_seconds": int(timeout), "max_retries": 0},
             )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise LabelServerError(
+            raise UnreachableError(
                 f"{self.url} cannot be reached: {error}.", remedy=f"Start Label Studio there, or correct {URL}."
             ) from None
         except httpx.HTTPError as error:
@@ -183,9 +188,11 @@ class Connection:
                 f"{self.url} finds the request too large.", remedy="Push smaller images, or serve them from S3."
             )
         if status == 429:
-            return LabelServerError(f"{self.url} limits the rate of requests.", remedy="Run the command again later.")
-        remedy = "See the server's log, then run the command again." if status >= 500 else ""
-        return LabelServerError(f"{self.url} answered with status {status}: {detail}", remedy=remedy)
+            return UnreachableError(f"{self.url} limits the rate of requests.", remedy="Run the command again later.")
+        told = f"{self.url} answered with status {status}: {detail}"
+        if status >= 500:
+            return UnreachableError(told, remedy="See the server's log, then run the command again.")
+        return LabelServerError(told)
 
 
 class _BusyError(Exception):

@@ -147,11 +147,21 @@ class LabelStudioServer:
         for tasks in of_sample.values():
             tasks.sort(key=lambda task: (not _is_answered(task), task["id"]))
             doubles += [task["id"] for task in tasks[1:] if not _is_answered(task)]
-        if doubles:  # without a list of tasks the server would delete them all
-            selected = {"selectedItems": {"all": False, "included": doubles}}
+        self._delete(doubles)
+        return len(doubles)
+
+    def remove(self, batch: str, names: Sequence[str]) -> int:
+        """See LabelServer."""
+        wanted = set(names)
+        found = [task["id"] for sample, task in self._tasks_of(batch) if sample in wanted]
+        self._delete(found)
+        return len(found)
+
+    def _delete(self, ids: Sequence[int]) -> None:
+        for start in range(0, len(ids), _CHUNK):  # without a list of tasks the server would delete them all
+            selected = {"selectedItems": {"all": False, "included": ids[start : start + _CHUNK]}}
             params = {"id": "delete_tasks", "project": self._project.id}
             self._connection.call("POST", "api/dm/actions", body=selected, params=params, timeout=SLOW, again=True)
-        return len(doubles)
 
     def prepare(self, *, overlap: int) -> None:
         """See LabelServer. How many annotators are asked is a setting of the whole project."""
