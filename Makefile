@@ -13,7 +13,7 @@ endif
 
 .PHONY: demo test test-fast lint bench docs clean
 
-demo: $(VENV)/.core
+demo: $(VENV)/.demo
 	rm -rf demo
 	$(BIN)/dsops demo demo
 	@echo "For \`dsops\` alone: source $(BIN)/activate"
@@ -47,12 +47,16 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
+$(VENV)/.demo: $(VENV)/.core
+	$(PIP) --editable '.[evidence]'
+	touch $@
+
 $(VENV)/.test: $(VENV)/.core
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,keys,test]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,keys,faces,test]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,keys,test,lint]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,keys,faces,test,lint]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.core

@@ -1,13 +1,17 @@
-"""`dsops demo`: the main job on real scans, from images in folders to a ranked list of wrong labels."""
+"""`dsops demo`: the main job on real scans, from images in folders to an accepted version and its evidence pack."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from datasetops.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from datasetops.gate.policy import Policy
+    from datasetops.manifest import Repository, Version
 
 
 def register(app: typer.Typer) -> None:
@@ -19,36 +23,44 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="A new folder for it.")] = Path("demo"),
     flip: Annotated[float, typer.Option(min=0.0, max=0.5, help="Share of labels to make wrong on purpose.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Which labels are made wrong.")] = 0,
+    images: Annotated[int, typer.Option(min=300, max=1797, help="How many of the scans.")] = 1797,
 ) -> None:
-    """Show what dsops does: version 1,797 handwritten digits, make some labels wrong, and find them again.
+    """Show what dsops does: version 1,797 handwritten digits, make some labels wrong, find them, mend them, and prove it.
 
-    The digits are scans that come with scikit-learn; nothing is downloaded.
+    The digits are scans that come with scikit-learn; nothing is downloaded. Reviewers who know the truth stand in for people.
     """
     from datasetops.audits.report import write_report
     from datasetops.audits.run import audit
+    from datasetops.cli.demo_data import ROUNDS, check_sample, flip_labels, review, write_digits
     from datasetops.errors import ConflictError
+    from datasetops.gate.policy import current_policy
     from datasetops.ingest import ingest
     from datasetops.manifest import Repository
     from datasetops.schema import load_guide, load_schema
+    from datasetops.splits import assign_splits
 
     if folder.exists() and any(folder.iterdir()):
         raise ConflictError(f"{folder} is not empty.", remedy="Name a new folder: dsops demo FOLDER")
     photos = folder / "photos"
-    count = _write_digits(photos)
-    session.say(f"1. Wrote {count:,} scans of handwritten digits to {photos}, a folder a class.")
+    count = write_digits(photos, images)
+    session.say(
+        f"1. Wrote {count:,} scans of handwritten digits to {photos}, with a table of their labels and licence."
+    )
     repository = Repository.init(folder, load_schema("digits"), guide=load_guide("digits").text)
-    first = ingest(repository, str(photos), format="folder", progress=session.progress)
-    session.say(f"2. Ingested them: {first.version.name}, {first.samples:,} samples, {first.annotations:,} labels.")
-    second, wrong = _flip_labels(repository, flip, seed)
-    session.say(f"3. Made {len(wrong):,} labels ({flip:.0%}, seed {seed}) wrong on purpose: {second.name}.")
-    session.say(f"4. Auditing {second.name}; a model that never saw an image's own label judges it …")
-    record = audit(repository, second, progress=session.progress)
-    report = (folder / f"{second.name}-audit.html").absolute()
-    write_report(repository, second, record, report, progress=session.progress)
+    first = ingest(repository, str(photos / "scans.csv"), progress=session.progress)
+    truth = {row["sample_id"]: row["label"] for row in first.version.labels().to_pylist()}
+    assign_splits(repository, {"train": 0.8, "test": 0.2})
+    session.say(f"2. Ingested them: {first.samples:,} samples, {first.annotations:,} labels, in splits.")
+    version, wrong = flip_labels(repository, flip, seed)
+    session.say(f"3. Made {len(wrong):,} labels ({flip:.0%}, seed {seed}) wrong on purpose: {version.name}.")
+    session.say(f"4. Auditing {version.name}; a model that never saw an image's own label judges it …")
+    record = audit(repository, version, progress=session.progress)
+    report = (folder / f"{version.name}-audit.html").absolute()
+    write_report(repository, version, record, report, progress=session.progress)
     flagged = {row["sample_id"] for row in record.findings.to_pylist() if row["check"] == "label_noise"}
     found = len(flagged & wrong)
     answer = {
-        "version": second.name,
+        "version": version.name,
         "samples": first.samples,
         "wrong": len(wrong),
         "flagged": len(flagged),
@@ -57,7 +69,44 @@ def demo(
         "recall": found / len(wrong) if wrong else None,
         "report": str(report),
     }
+    session.say("5. A reviewer decides on what was found; the next version is audited again …")
+    policy = current_policy(repository)
+    asked = (*policy.findings.checks, "coverage", "balance") if policy.findings else ()
+    for _ in range(ROUNDS):
+        mended = review(repository, record, version, truth)
+        if mended.name == version.name:
+            break
+        version = mended
+        record = audit(repository, version, checks=asked, progress=session.progress)
+    result = check_sample(repository, version, truth)
+    session.say(
+        f"6. {result.checked} drawn at random were checked: at most {result.high:.1%} of {version.name} is wrong."
+    )
+    answer |= _accept(session, repository, version, policy, folder)
     session.emit(answer, _words(answer, folder))
+
+
+def _accept(session: Session, repository: Repository, version: Version, policy: Policy, folder: Path) -> dict[str, Any]:
+    """Accept the version by the packaged policy, and write its evidence pack where the extra for it is installed."""
+    from datasetops.cli.demo_data import OFFICER, as_actor
+    from datasetops.errors import MissingDependencyError
+    from datasetops.evidence.story import Story
+    from datasetops.evidence.write import write_pack
+    from datasetops.gate.accept import accept
+
+    result = accept(as_actor(repository, OFFICER), version, policy)
+    answer: dict[str, Any] = {"mended": version.name, "accepted": result.accepted, "evidence": None}
+    if not result.accepted:
+        session.say("7. Not accepted: " + "; ".join(item.message for item in result.failed))
+        return answer
+    pack = (folder / f"{version.name}-evidence.zip").absolute()
+    try:
+        write_pack(Story(repository, version), pack)
+    except MissingDependencyError as error:
+        session.say(f"7. {version.name} was accepted. Its evidence pack: {error.remedy}")
+        return answer
+    session.say(f"7. {version.name} was accepted by the packaged policy; its evidence pack is written.")
+    return answer | {"evidence": str(pack)}
 
 
 def _words(answer: dict[str, Any], folder: Path) -> list[str]:
@@ -67,51 +116,15 @@ def _words(answer: dict[str, Any], folder: Path) -> list[str]:
             f"{answer['flagged']} labels were flagged; {answer['found']} of them are among the {answer['wrong']} wrong ones:",
             f"  precision {answer['precision']:.0%}, recall {answer['recall']:.0%}",
         ]
+    lines += ["", f"Report, to open in a browser: {answer['report']}"]
+    if answer["evidence"]:
+        lines.append(f"Evidence pack of {answer['mended']}; unpack it and open index.html: {answer['evidence']}")
     return [
         *lines,
         "",
-        f"Report, to open in a browser: {answer['report']}",
-        "",
         "Try next:",
         f"  dsops -C {folder} findings {answer['version']} --check label_noise --budget 20",
-        f"  dsops -C {folder} diff v1 {answer['version']}",
-        f'  dsops -C {folder} sql "SELECT label, count(*) AS n FROM annotations GROUP BY label ORDER BY label"',  # noqa: S608
+        f"  dsops -C {folder} diff {answer['version']} {answer['mended']}",
+        f"  dsops -C {folder} blame {answer['mended']}",
+        f'  dsops -C {folder} query "select label, count(*) as n from annotations group by label order by label"',  # noqa: S608
     ]
-
-
-def _write_digits(folder: Path) -> int:
-    import numpy as np
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        file = folder / str(label) / f"{number:04}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((pixels * 15).astype(np.uint8)).save(file)
-    return len(digits.images)
-
-
-def _flip_labels(repository: Any, share: float, seed: int) -> tuple[Any, set[str]]:
-    """Give a random share of the images another class, as a new version; returns it and the samples concerned."""
-    import numpy as np
-    import pyarrow as pa
-
-    from datasetops.ledger import Event
-    from datasetops.manifest import Change
-
-    rng = np.random.default_rng(seed)
-    head = repository.version()
-    rows = head.table("annotations")
-    names = list(head.schema.class_names)
-    chosen = np.sort(rng.choice(len(rows), round(share * len(rows)), replace=False))
-    flipped = rows.take(pa.array(chosen))
-    labels = [
-        names[(names.index(label) + int(rng.integers(1, len(names)))) % len(names)]
-        for label in flipped["label"].to_pylist()
-    ]
-    flipped = flipped.set_column(flipped.column_names.index("label"), "label", pa.array(labels))
-    event = Event("demo", repository.settings.actor, parameters={"share": share, "seed": seed})
-    change = Change(annotations=flipped.drop(["event_id", "created_at"]))
-    result = repository.commit(change, message=f"Make {len(labels)} labels wrong (seed {seed})", event=event)
-    return result.version, set(flipped["sample_id"].to_pylist())

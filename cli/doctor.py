@@ -48,7 +48,7 @@ def doctor(session: Session) -> None:
     rows = [_row("python", True, sys.version.split()[0], "")]
     rows += [_package(name) for name in _REQUIRED]
     rows += [_package(name, extra, purpose) for name, (extra, purpose) in _OPTIONAL.items()]
-    rows += [_model(), _label_studio(), _space(session), _repository(session)]
+    rows += [_model(), _label_studio(), _space(session), _repository(session), *_tracker(session)]
     broken = [row for row in rows if row["state"] == "missing" and row["needed"]]
     session.emit(
         {"works": not broken, "checks": rows},
@@ -94,6 +94,27 @@ def _space(session: Session) -> dict[str, Any]:
     folder = session.directory if "://" not in session.directory else "."
     free = shutil.disk_usage(folder).free
     return _row("free disk space", free > 2**30, f"{free / 2**30:.1f} GiB", "free some space", needed=False)
+
+
+def _tracker(session: Session) -> list[dict[str, Any]]:
+    """Whether the tracker that the settings name can keep what it is told."""
+    from datasetops.errors import DatasetOpsError
+    from datasetops.tracking.base import NONE
+    from datasetops.tracking.report import tracker_of
+
+    try:
+        repository = session.repository
+        if repository.settings.tracker == NONE:
+            return []
+    except DatasetOpsError:
+        return []
+    where = repository.settings.tracker_uri or ""
+    try:
+        tracker_of(repository).check()
+        return [_row(f"tracker {repository.settings.tracker}", True, where, "")]
+    except (DatasetOpsError, ValueError) as error:
+        detail, _, remedy = str(error).partition("\n")
+        return [_row(f"tracker {repository.settings.tracker}", False, detail, remedy, needed=False)]
 
 
 def _repository(session: Session) -> dict[str, Any]:

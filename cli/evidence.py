@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,9 +54,21 @@ def evidence(
     if url is not None:
         events = run_events(story)
         sent = post(events, url)
+        _record(session, answer | {"path": sent})
         session.emit(answer | {"url": sent, "events": len(events)}, f"{len(events)} events went to {sent}.")
     elif out is not None:
         data = write_part(story, only, out) if only else write_pack(story, out, draft=draft)
         digest = sha256_hex(data)
+        _record(session, answer | {"path": str(out), "sha256": digest})
         lines = [f"{out} holds {only or 'the evidence pack'} of {story.version.name}.", f"SHA-256 {digest}"]
         session.emit(answer | {"path": str(out), "bytes": len(data), "sha256": digest}, lines)
+
+
+def _record(session: Session, answer: Mapping[str, Any]) -> None:
+    from datasetops.evidence.story import EVIDENCE
+    from datasetops.ledger import Event
+
+    inputs = {name: answer[name] for name in ("version", "commit")}
+    parameters = {name: value for name, value in answer.items() if name not in inputs}
+    repository = session.repository
+    repository.ledger.record(Event(EVIDENCE, repository.settings.actor, inputs, parameters=parameters))

@@ -12,6 +12,8 @@ from datasetops.cli.session import CHECK_FAILED, Session, command, table
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from datasetops.training.rights import RightsReport
 
 PolicyFile = Annotated[
@@ -111,11 +113,15 @@ def policy_check(
     ] = None,
     within: Annotated[str, typer.Option(metavar="DAYS", help="Tell what expires within so many days: 90d.")] = "90d",
     policy: PolicyFile = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Write the ids of all of them to a .csv, .json or .parquet file.")
+    ] = None,
 ) -> None:
     """Tell which samples break a right now or will soon: licence, consent, expiry, residency. Status 3 if any does.
 
     And which models learned from them. Rights are those that the policy asks for; a part that it leaves out is not.
     """
+    from datasetops.cli.files import write_table
     from datasetops.gate.policy import current_policy, load_policy
     from datasetops.training.rights import check_rights
 
@@ -125,9 +131,26 @@ def policy_check(
     asked = load_policy(policy) if policy else current_policy(repository)
     chosen = repository.version(version) if version else None
     report = check_rights(repository, asked, chosen, within=int(days[1]))
+    if rows is not None:
+        write_table(_rights_rows(report), rows)
+        session.say(f"All ids are in {rows}.")
     session.emit(report.as_dict(), _rights_lines(report))
     if report.broken:
         raise typer.Exit(CHECK_FAILED)
+
+
+def _rights_rows(report: RightsReport) -> pa.Table:
+    """Columns version, sample_id and `what`: breaks or expires."""
+    import pyarrow as pa
+
+    names = ("version", "sample_id", "what")
+    parts = [
+        [(one.version, sample_id, what) for sample_id in ids.to_pylist()]
+        for one in report.versions
+        for what, ids in (("breaks", one.broken), ("expires", one.expiring))
+    ]
+    rows = [row for part in parts for row in part]
+    return pa.table({name: pa.array([row[place] for row in rows], pa.string()) for place, name in enumerate(names)})
 
 
 def _rights_lines(report: RightsReport) -> list[str]:

@@ -41,6 +41,9 @@ def provenance(
             help="Of a model: prove that it learned from nothing of it, e.g. origin=clinic-a. Names as in dsops impact.",
         ),
     ] = None,
+    never_had: Annotated[
+        bool, typer.Option("--never-had", help="--without: also of a value that no version ever had, however spelled.")
+    ] = False,
 ) -> None:
     """Tell the whole story of something, newest first: where it came from, who did what with it, and where it went.
 
@@ -53,7 +56,7 @@ def provenance(
             raise ValueError("--without is asked of a model: dsops provenance model NAME --without NAME=VALUE")
         if graph is not None:
             raise ValueError("--graph draws a story: leave out --without")
-        _prove(session, name, without)
+        _prove(session, name, without, never_had=never_had)
         return
     from datasetops.provenance.graph import draw
     from datasetops.provenance.holders import model_story, version_story
@@ -89,6 +92,7 @@ def impact(
     license: Annotated[str | None, typer.Option(help="Samples under this licence.")] = None,
     origin: Annotated[str | None, typer.Option(help="Samples collected there.")] = None,
     consent: Annotated[str | None, typer.Option(help="Samples with this consent.")] = None,
+    group: Annotated[str | None, typer.Option(help="Samples of this group: a person, a patient, a place.")] = None,
     actor: Annotated[str | None, typer.Option(help="Annotations by this person or program.")] = None,
     model: Annotated[str | None, typer.Option(help="Annotations by this model, and what it is itself.")] = None,
     event: Annotated[
@@ -106,8 +110,8 @@ def impact(
 
     The reverse, that a model saw nothing of it: dsops provenance model NAME --without origin=VALUE
     """
-    asked = {"license": license, "origin": origin, "consent": consent, "actor": actor, "model": model}
-    asked |= {"event": event, "guide": guide}
+    asked = {"license": license, "origin": origin, "consent": consent, "group": group}
+    asked |= {"actor": actor, "model": model, "event": event, "guide": guide}
     given = [(name, value) for name, value in asked.items() if value is not None]
     if len(given) != 1:
         remedy = " To ask what a model saw: dsops provenance model NAME --without NAME=VALUE" if len(given) > 1 else ""
@@ -123,10 +127,13 @@ def impact(
     session.emit(found.as_dict(), _impact_lines(found))
 
 
-def _prove(session: Session, model: str, without: str) -> None:
+def _prove(session: Session, model: str, without: str, *, never_had: bool) -> None:
+    from datasetops.errors import NotFoundError
     from datasetops.provenance.proof import parse_without, prove_without
 
     proof = prove_without(session.repository, model, *parse_without(without))
+    if not proof.known and not never_had:
+        raise NotFoundError(proof.notes[0], remedy="If it is meant, and no version ever had it: --never-had")
     session.emit(proof.as_dict(), _proof_lines(proof))
     if not proof.holds:
         raise typer.Exit(CHECK_FAILED)
@@ -244,6 +251,7 @@ def _proof_lines(proof: Proof) -> Iterable[str]:
         yield f"  others with the same bytes as one that is: {one['same_bytes']:,}"
         yield f"  never recorded, so that nothing can be said: {one['not_recorded']:,}"
         yield f"  in no version, so that nothing can be said: {one['never_held']:,}"
+        yield f"  erased since, so that nothing can be said: {one['erased']:,}"
         if one["against"]:
             yield f"  such as: {', '.join(one['against'][:5])}"
     yield ""

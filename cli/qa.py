@@ -129,13 +129,16 @@ def push(
 
     repository = session.repository
     chosen = load_plan(repository, _resolve(repository, plan))
-    number = (stage or _result(repository, chosen).stage) - 1
+    now = _result(repository, chosen)
+    number = (stage or now.next_stage or now.stage) - 1
     if not 0 <= number < len(chosen.stages):
         raise ValueError(f"--stage: the plan {chosen.name} has {len(chosen.stages)}; got {stage}")
     items = chosen.to_review(number)
     if out is not None:
         done = {item.sample_id for item in load_verdicts(repository, chosen)}
         items = [item for item in items if (item in chosen.second if second else item not in done)]
+        if not items:
+            raise ValueError(f"every item of stage {number + 1} has a verdict. See: dsops qa result {chosen.name}")
         write_sheet(repository, chosen, items, out)
         answer = {"plan": chosen.name, "stage": number + 1, "items": len(items), "file": str(out)}
         lines = [

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from datasetops.errors import DatasetOpsError
+from datasetops.errors import ConflictError, DatasetOpsError
 
 if TYPE_CHECKING:
     from datasetops.manifest import Repository
@@ -39,17 +39,36 @@ _OPTIONS: dict[str, Any] = {
 class Session:
     """One run of one command."""
 
-    def __init__(self, directory: str | None, as_json: bool, quiet: bool, debug: bool) -> None:
+    def __init__(
+        self, directory: str | None, as_json: bool, quiet: bool, debug: bool, *, may_meet_erasing: bool = False
+    ) -> None:
         self.directory = directory or "."
         self.as_json = as_json
         self.quiet = quiet
         self.debug = debug
+        self.may_meet_erasing = may_meet_erasing
 
     @cached_property
     def repository(self) -> Repository:
         from datasetops.manifest import Repository
+        from datasetops.manifest.erasing import REQUEST
 
-        return Repository.open(self.directory)
+        opened = Repository.open(self.directory)
+        if not self.may_meet_erasing and opened.store.exists(REQUEST):
+            raise ConflictError("An erasure is going on, or was interrupted.", remedy="Finish it: dsops erase --resume")
+        return opened
+
+    def tell_of_runs(self) -> None:
+        """Tell whom the setting `openlineage` names what the command did; that nobody listens stops nothing."""
+        target = self.repository.settings.openlineage if "repository" in self.__dict__ else None
+        if target is None:
+            return
+        from datasetops.evidence.openlineage import tell_new
+
+        try:
+            tell_new(self.repository, target)
+        except (DatasetOpsError, ValueError, OSError) as error:
+            self.say(f"The runs were not told to {target}: {error} The next command tries again.")
 
     def emit(self, data: Any, text: str | Iterable[str] = ()) -> None:
         """The command's result: `data` as JSON, or `text` for people."""
@@ -111,7 +130,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         ]
 
         def run(**values: Any) -> None:
-            session = Session(**_with_globals({option: values.pop(option) for option in _OPTIONS}))
+            given = _with_globals({option: values.pop(option) for option in _OPTIONS})
+            session = Session(**given, may_meet_erasing=function.__name__ == "erase")
             try:
                 function(session, **values)
             except BrokenPipeError:  # the reader of a pipe has seen enough
@@ -122,6 +142,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
                 if session.debug:
                     raise
                 raise typer.Exit(_report(session, error)) from None
+            finally:
+                session.tell_of_runs()
 
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}

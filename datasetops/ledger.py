@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -204,7 +204,7 @@ def check_chain(
     """
     previous: set[str | None] = set()
     keys = [key for key in store.list("ledger/") if key != HINT]
-    hints = set()
+    digests: dict[int, set[str | None]] = {}
     for number, key in enumerate(keys):
         if key != _key(number):
             yield key, f"entry {number} is missing before it"
@@ -217,14 +217,26 @@ def check_chain(
             previous = set()
             continue
         if entry.number != number or (previous and entry.previous not in previous):
-            yield key, "it does not follow from the entry before it"
+            yield key, f"it does not follow from the entry before it: entry {number - 1} or this one was changed"
         previous = {entry.digest}
         was, now = (replaced or {}).get(key, (None, None))
         if now == entry.digest:
             previous.add(was)
-        hints |= {canonical_json({"number": entry.number, "digest": digest}) for digest in previous}
-    if store.exists(HINT) and store.get(HINT) not in hints:
-        yield HINT, "it names no entry (harmless: the next commit writes it again)"
+        digests[number] = set(previous)
+    if store.exists(HINT) and (fault := _hint_fault(store.get(HINT), digests)):
+        yield HINT, fault
+
+
+def _hint_fault(data: bytes, digests: Mapping[int, Collection[str | None]]) -> str | None:
+    """What is wrong with the hint, given the digests that each entry may go by. It is written after its entry."""
+    try:
+        hint = json.loads(data)
+        number, digest = int(hint["number"]), hint["digest"]
+    except (ValueError, KeyError, TypeError):
+        return "it is no hint (harmless: the next commit writes it again)"
+    if number not in digests:
+        return f"entry {number}, which it names, is missing: the newest entries were removed"
+    return None if digest in digests[number] else f"entry {number} is not the one that it names: it was changed"
 
 
 def _key(number: int) -> str:

@@ -74,6 +74,8 @@ KINDS: Final = ("classification", "box", "polygon", "mask", "keypoints", "text")
 SOURCES: Final = ("human", "model", "import", "consensus", "rule")
 SEVERITIES: Final = ("low", "medium", "high")
 
+ERASED_TEXT: Final = "[erased]"  # stands in records where the id or the path of an erased item stood
+
 CHECKS: Final = (
     "label_noise",
     "exact_duplicate",

@@ -25,12 +25,19 @@ class Settings(BaseModel):
     actor: str = Field(default_factory=lambda: _user_name(), description="who is named in commits and the ledger")
     cache: Path = Field(default_factory=lambda: _user_cache(), description="local folder for caches and model files")
     model: str = Field(default="builtin:efficientnet-lite0", description="model reference for embeddings")
+    personal_model: str | None = Field(
+        default=None, description="detector of faces and plates for every audit, e.g. faces:opencv"
+    )
     jobs: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="parallel workers")
     engine: str = Field(default="local", description="what models run on: local, ray")
     ray_address: str | None = Field(default=None, description="of the Ray cluster; this machine unless told")
     ray_gpus: float = Field(default=0.0, ge=0, description="GPUs of each worker on Ray; a half is 0.5")
     key: Path | None = Field(
         default=None, description="file with the private key that signs decisions (dsops keys make)"
+    )
+    openlineage: str | None = Field(
+        default=None,
+        description="who is told of runs as they happen: FILE.jsonl, or an OpenLineage server's http address",
     )
     tracker: str = Field(default="none", description="who is told of trainings and evaluations: none, mlflow, wandb")
     tracker_uri: str | None = Field(default=None, description="where the tracker keeps them, without user and password")

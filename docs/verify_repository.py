@@ -86,6 +86,12 @@ def check(root: Path) -> Iterator[str]:
             segments |= {(table, info["id"]): info["rows"] for info in infos}
     for (table, identity), rows in segments.items():
         yield from check_segment(root, table, identity, rows)
+    hint = _json(root / "ledger/tail", None)
+    if hint and not (newest := root / f"ledger/{hint['number']:012d}.json").is_file():
+        yield f"ledger/{newest.name} is missing: the newest entries were removed"
+    for file in sorted((root / "media").glob("*/*")):
+        if digest(file.read_bytes()) != file.name.partition(".")[0]:
+            yield f"media/{file.parent.name}/{file.name} does not hash to its name"
 
 
 def same(root: Path, key: str, wanted: str, replaced: dict[str, Any]) -> Iterator[str]:

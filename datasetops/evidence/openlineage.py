@@ -1,4 +1,7 @@
-"""The runs behind a version as OpenLineage events, specification 2-0-2: to a file, one JSON a line, or to a server."""
+"""Runs as OpenLineage events, specification 2-0-2: those behind a version, or all as they happen.
+
+They go to a file, one JSON a line, or to a server.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import http.client
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,8 +19,8 @@ from datasetops.errors import StoreError
 from datasetops.evidence.story import Story
 from datasetops.gate.accept import ACCEPT
 from datasetops.ledger import Entry
-from datasetops.manifest import Version
-from datasetops.records import canonical_json
+from datasetops.manifest import Repository, Version
+from datasetops.records import canonical_json, sha256_hex
 from datasetops.training.record import EVENT as TRAIN
 
 PRODUCER: Final = "urn:dsops"
@@ -29,7 +34,38 @@ def run_events(story: Story) -> list[dict[str, Any]]:
     """One event COMPLETE for every run that made the version or one that it stands on, for its acceptance, and for each
     training on it, oldest first. A run's id is its ledger event's, so sending events twice adds nothing."""
     names = {version.digest: version for version in story.line}
-    return [_run(story, entry, names) for entry in story.entries if _told(story, entry, names)]
+    about = story.version.digest
+    return [
+        _run(entry, names, story.namespace)
+        for entry in story.entries
+        if entry.commit in names or (_is_about_versions(entry) and entry.event.inputs.get("commit") == about)
+    ]
+
+
+def tell_new(repository: Repository, target: str) -> int:
+    """Tell `target`, a file or an http address, of the runs since it was told last; returns how many there were.
+
+    What was told is kept beside the repository's cache; where that is lost, runs are told again, under the same ids.
+    Raises StoreError, and the next call goes on where this one stopped.
+    """
+    mark = repository.cache / "openlineage" / sha256_hex(target.encode())[:16]
+    last = int(mark.read_text()) if mark.exists() else -1
+    fresh = list(takewhile(lambda entry: entry.number > last, repository.ledger.backwards()))[::-1]
+    if not fresh:
+        return 0
+    runs = [entry for entry in fresh if entry.commit is not None or _is_about_versions(entry)]
+    if runs:
+        names = {version.digest: version for version in repository.versions()}
+        namespace = repository.ledger.read(0).digest[:16]
+        events = [_run(entry, names, namespace) for entry in runs]
+        if "://" in target:
+            post(events, target)
+        else:
+            with Path(target).open("ab") as file:
+                file.write(json_lines(events))
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(str(fresh[-1].number))
+    return len(runs)
 
 
 def json_lines(events: Sequence[dict[str, Any]]) -> bytes:
@@ -46,7 +82,7 @@ def post(events: Sequence[dict[str, Any]], url: str) -> str:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"--url: expected an address like http://marquez:5000; got {url!r}")
+        raise ValueError(f"expected an address like http://marquez:5000; got {url!r}")
     address = urlunsplit(parts._replace(path=_ENDPOINT)) if parts.path in ("", "/") else url
     for number, event in enumerate(events, start=1):
         request = urllib.request.Request(address, canonical_json(event), {"Content-Type": "application/json"})  # noqa: S310
@@ -62,12 +98,11 @@ def post(events: Sequence[dict[str, Any]], url: str) -> str:
     return address
 
 
-def _told(story: Story, entry: Entry, names: dict[str, Version]) -> bool:
-    mine = entry.event.inputs.get("commit") == story.version.digest
-    return entry.commit in names or (mine and entry.event.kind in (ACCEPT, TRAIN))
+def _is_about_versions(entry: Entry) -> bool:
+    return entry.event.kind in (ACCEPT, TRAIN)
 
 
-def _run(story: Story, entry: Entry, names: dict[str, Version]) -> dict[str, Any]:
+def _run(entry: Entry, names: Mapping[str, Version], namespace: str) -> dict[str, Any]:
     event = entry.event
     release = entry.packages.get("dsops", "unknown")
     facets = {
@@ -86,13 +121,13 @@ def _run(story: Story, entry: Entry, names: dict[str, Version]) -> dict[str, Any
         "producer": PRODUCER,
         "schemaURL": SCHEMA,
         "run": {"runId": _run_id(event.event_id), "facets": facets},
-        "job": {"namespace": _namespace(story), "name": event.kind},
-        "inputs": list(_inputs(story, entry, names)),
-        "outputs": list(_outputs(story, entry, names)),
+        "job": {"namespace": _name(namespace), "name": event.kind},
+        "inputs": list(_inputs(entry, names, namespace)),
+        "outputs": list(_outputs(entry, names, namespace)),
     }
 
 
-def _inputs(story: Story, entry: Entry, names: dict[str, Version]) -> Iterator[dict[str, Any]]:
+def _inputs(entry: Entry, names: Mapping[str, Version], namespace: str) -> Iterator[dict[str, Any]]:
     if isinstance(source := entry.event.inputs.get("source"), str):
         yield _source(source)
     about = names.get(str(entry.event.inputs.get("commit")))
@@ -101,24 +136,24 @@ def _inputs(story: Story, entry: Entry, names: dict[str, Version]) -> Iterator[d
     if made is not None:
         used |= {digest: names[digest] for digest in made.commit.parents if digest in names}
     for version in used.values():
-        yield _dataset(story, version)
+        yield _dataset(version, namespace)
 
 
-def _outputs(story: Story, entry: Entry, names: dict[str, Version]) -> Iterator[dict[str, Any]]:
+def _outputs(entry: Entry, names: Mapping[str, Version], namespace: str) -> Iterator[dict[str, Any]]:
     if (made := names.get(str(entry.commit))) is not None:
         counts = {"rowCount": made.commit.counts["samples"]}
         statistics = _facet("1-0-2/OutputStatisticsOutputDatasetFacet", **counts)
-        yield _dataset(story, made) | {"outputFacets": {"outputStatistics": statistics}}
-    if entry.event.kind == ACCEPT:
-        yield _dataset(story, story.version)
+        yield _dataset(made, namespace) | {"outputFacets": {"outputStatistics": statistics}}
+    if entry.event.kind == ACCEPT and (accepted := names.get(str(entry.event.inputs.get("commit")))) is not None:
+        yield _dataset(accepted, namespace)
     if isinstance(model := entry.event.outputs.get("model"), str):
-        yield {"namespace": _namespace(story), "name": f"model/{model}", "facets": {}}
+        yield {"namespace": _name(namespace), "name": f"model/{model}", "facets": {}}
 
 
-def _dataset(story: Story, version: Version) -> dict[str, Any]:
+def _dataset(version: Version, namespace: str) -> dict[str, Any]:
     """The data set, at a version of it."""
     facet = _facet("1-0-1/DatasetVersionDatasetFacet", datasetVersion=version.name)
-    return {"namespace": _namespace(story), "name": version.schema.name, "facets": {"version": facet}}
+    return {"namespace": _name(namespace), "name": version.schema.name, "facets": {"version": facet}}
 
 
 def _source(address: str) -> dict[str, Any]:
@@ -130,8 +165,8 @@ def _source(address: str) -> dict[str, Any]:
     return {"namespace": f"{scheme}://{place}", "name": path or "/", "facets": {}}
 
 
-def _namespace(story: Story) -> str:
-    return f"dsops://{story.namespace}"
+def _name(namespace: str) -> str:
+    return f"dsops://{namespace}"
 
 
 def _run_id(event_id: str) -> str:

@@ -21,6 +21,7 @@ from datasetops.errors import NotFoundError
 from datasetops.evidence.figures import Figures, figures
 from datasetops.gate.accept import ACCEPT, REFUSE
 from datasetops.gate.policy import EVENT as POLICY
+from datasetops.gate.rights import EXPORT_REFUSED
 from datasetops.gate.status import Status, ancestors, last_accepted, since, status_of
 from datasetops.ledger import Entry
 from datasetops.manifest import Repository, Version
@@ -29,11 +30,13 @@ from datasetops.manifest.erasing import ERASED
 from datasetops.qa.plan import QaPlan, plans
 from datasetops.qa.result import QaResult
 from datasetops.qa.review import current_result
-from datasetops.records import SEVERITIES
+from datasetops.records import SEVERITIES, one_array
 from datasetops.training.record import ModelRecord, model_records
 
 REJECT: Final = "reject"
-_LEFT_OUT: Final = ("export", "checkout")  # carried a version out; they tell nothing about how it came to be
+EVIDENCE: Final = "evidence"  # a pack or a part of it was written
+# What carried a version out, or would have: it tells nothing about how the version came to be.
+_LEFT_OUT: Final = ("export", "checkout", EXPORT_REFUSED, EVIDENCE)
 _OUTCOMES: Final = ("fine", "error", "unsure")  # of several reviewers' words on a finding the first of these counts
 
 
@@ -178,24 +181,22 @@ class Story:
     def corrected(self) -> list[dict[str, Any]]:
         """Earlier versions since the last accepted one that were audited: by check, how many findings are gone now.
 
-        Only checks that ran over this version too can say so.
+        Only checks that ran over this version too can say so; of the others `gone` is None.
         """
-        if self.audit is None:
-            return []
+        ran = set(self.audit.info["checks"]) if self.audit else set()
+        still = one_array(self.audit.findings["finding_id"]) if self.audit else pa.array([], pa.string())
         mine = since(self.repository, self.version, self.base) - {self.version.digest}
         found = []
         for version in reversed(self.line):
             earlier = self._audit(version) if version.digest in mine else None
             if earlier is None:
                 continue
-            checks = sorted(set(earlier.info["checks"]) & set(self.audit.info["checks"]))
-            gone = pc.invert(
-                pc.is_in(earlier.findings["finding_id"], self.audit.findings["finding_id"].combine_chunks())
-            )
+            gone = pc.invert(pc.is_in(earlier.findings["finding_id"], still))
             before, left = (_by_check(rows) for rows in (earlier.findings, earlier.findings.filter(gone)))
             found += [
-                {"version": version.name, "check": check, "findings": before[check], "gone": left.get(check, 0)}
-                for check in checks
+                {"version": version.name, "check": check, "findings": before[check]}
+                | {"gone": left.get(check, 0) if check in ran else None}
+                for check in sorted(earlier.info["checks"])
                 if before.get(check)
             ]
         return found

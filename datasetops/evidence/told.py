@@ -237,15 +237,19 @@ def approvals(story: Story) -> list[dict[str, Any]]:
     ]
 
 
+def _count(number: int | None) -> str:
+    return "not looked for" if number is None else f"{number:,}"
+
+
 def _findings_gone(story: Story) -> Section:
-    rows = [(row["version"], row["check"], f"{row['findings']:,}", f"{row['gone']:,}") for row in story.corrected]
+    rows = [(row["version"], row["check"], f"{row['findings']:,}", _count(row["gone"])) for row in story.corrected]
     since = f"since {story.base.name}, the version accepted before" if story.base else "so far"
     note = f"Of what checks found in earlier versions ({since}): how much is found no more in this one."
     return Section(
         "What became of earlier findings",
         ("version", "check", "findings", "gone"),
         rows,
-        note if rows else "No earlier version was audited by a check that ran over this one.",
+        note if rows else "No earlier version was audited.",
     )
 
 

@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 from datasetops.errors import RejectedError
 from datasetops.gate.live import Hidden, Mask, live_rows
 from datasetops.gate.policy import EVENT, Policy, kept_policy
+from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.manifest.segment import Positions
 from datasetops.records import KEYS, SAMPLES, TIMESTAMP
 
 RIGHTS: Final = ("license", "consent", "expiry", "residency")  # rules of a policy that are about rights
+EXPORT_REFUSED: Final = "export-refused"
 NONE: Final = "(none)"  # a sample that names no licence, consent or residency
 _SHOWN: Final = 5  # values that a sentence names at most
 
@@ -160,7 +162,7 @@ def clear_for_export(
     """What the event of an export keeps of rights: nothing, or which were passed over, why, and by which policy.
 
     Only a policy that was set (`dsops policy set`) is held against it. Raises RejectedError for samples that break its
-    rights without a reason, and for a reason where none do; ValueError for one of no words.
+    rights without a reason, which the ledger keeps, and for a reason where none do; ValueError for one of no words.
     """
     if reason is not None and not reason.strip():
         raise ValueError("--override-rights: give the reason why they may be passed over")
@@ -176,6 +178,9 @@ def clear_for_export(
             raise RejectedError("No sample breaks a right.", remedy="Leave out --override-rights.")
         return {}
     if reason is None:
+        parameters = {"where": where, "policy": policy.digest, "breaches": [asdict(breach) for breach in breaches]}
+        inputs = {"version": version.name}
+        repository.ledger.record(Event(EXPORT_REFUSED, repository.settings.actor, inputs, parameters=parameters))
         told = "; ".join(f"{breach.rule}: {breach.samples:,} ({breach.words()})" for breach in breaches)
         raise RejectedError(
             f"{len(found.broken):,} samples of {version.name} may not be exported by the policy {policy.name}: {told}.",

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from datasetops.gate.status import DRAFT, statuses
 from datasetops.manifest import Repository
+from datasetops.manifest.erasing import ERASED
 from datasetops.manifest.segment import Positions
 from datasetops.provenance.followed import Followed
 from datasetops.provenance.learned import learned
@@ -63,7 +64,8 @@ def impact(repository: Repository, by: str, value: str) -> Impact:
     records = model_records(repository)
     itself = [record.name for record in records if by == "model" and value in (record.name, f"model:{record.name}")]
     if not under.known and not events and not itself:
-        raise unknown_value(by, value, known_values(past, by))
+        erased = any(entry.event.kind == ERASED for entry in past.entries)
+        raise unknown_value(by, value, known_values(past, by), erased=erased)
     number = _counts(past, under)
     said = past.table(under.said_of).count(under.said)
     status = statuses(repository)

@@ -10,14 +10,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datasetops.manifest import Repository
+from datasetops.records import sha256_hex
 from datasetops.training.record import SAMPLES, ModelRecord, model_file
 
 
 @dataclass(frozen=True)
 class Learned:
-    """`table` has sample_id and part (train, validation), as they are stored."""
+    """`table` has sample_id and part (train, validation), as they are stored now; `sha256` is that of the list's file."""
 
     table: pa.Table
+    sha256: str
 
     def get(self, sample_id: str) -> str | None:
         """The part that a sample was in, None where it was in none."""
@@ -40,4 +42,4 @@ def learned(repository: Repository, record: ModelRecord) -> Learned:
     data = model_file(repository, record, SAMPLES)
     rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
     part = rows["part"].cast(pa.string())
-    return Learned(rows.set_column(rows.column_names.index("part"), "part", part))
+    return Learned(rows.set_column(rows.column_names.index("part"), "part", part), sha256_hex(data))

@@ -150,7 +150,10 @@ def unknown(noun: str, name: str, near: Sequence[str]) -> NotFoundError:
     return NotFoundError(f"No version ever held the {noun} {name!r}.", remedy=remedy)
 
 
-def unknown_value(name: str, value: str, known: Sequence[str]) -> NotFoundError:
+def unknown_value(name: str, value: str, known: Sequence[str], *, erased: bool = False) -> NotFoundError:
+    """`erased`: items were erased from the repository, of which nothing can be said."""
+    more = " Items were erased from this repository; what they were is not kept." if erased else ""
     return NotFoundError(
-        f"No version ever held the {name} {value!r}.", remedy=did_you_mean(value, known, noun=f"values of {name}")
+        f"No version holds the {name} {value!r}.{more}" if erased else f"No version ever held the {name} {value!r}.",
+        remedy=did_you_mean(value, known, noun=f"values of {name}"),
     )

@@ -18,7 +18,8 @@ from datasetops.provenance.reach import BY, OF_SAMPLES, Reach, known_values, rea
 from datasetops.records import canonical_json, sha256_hex
 from datasetops.training.record import SAMPLES, ModelRecord, load_model_record
 
-AGAINST: Final = ("under", "same_bytes", "not_recorded", "never_held")
+AGAINST: Final = ("under", "same_bytes", "not_recorded", "never_held", "erased")
+_OWN_GROUP: Final = "group"  # what names none is a group of its own
 SHOWN: Final = 20  # ids of samples that speak against it
 
 
@@ -30,7 +31,7 @@ class Proof:
 
     `lists` has for each model its list of samples: key, SHA-256 of the file, digest of the training ids, numbers, how
     many fall under it, how many have the bytes of one that does, of how many it was never recorded, how many no version
-    held, and some ids of all these.
+    held, how many were erased since, and some ids of all these.
     `versions` has, for each version, how many samples of the lists it held, and how many of them fall under it by its
     own word. `check` are the steps to check it again; `digest` is the SHA-256 of the rest as canonical JSON.
     """
@@ -72,6 +73,11 @@ def prove_without(repository: Repository, model: str, by: str, value: str) -> Pr
     bad = sum(sum(one[name] for name in AGAINST) for one in lists)
     outside = [f"{r.name} began as {r.recipe['model']}" for r in records if not r.parent and r.recipe.get("model")]
     notes = list(past.notes)
+    if erased := sum(one["erased"] for one in lists):
+        notes.append(
+            f"{erased:,} samples of the lists were erased since: what they were is kept nowhere. The certificates of the "
+            "erasures (`erasures/` in the store) say how many a model learned from, and why they were erased."
+        )
     if outside:
         notes.append(f"{'; '.join(outside)}: what that learned from is not known to this repository.")
     if not under.known:
@@ -119,13 +125,14 @@ def _list(past: Past, under: Reach, record: ModelRecord, own: Learned) -> dict[s
         "version": record.version,
         "commit": record.commit,
         "file": file.key,
-        "file_sha256": file.sha256,
+        "file_sha256": own.sha256,
         "train_ids_sha256": record.samples_digest,
         "samples": dict(own.counts()),
         "under": len(bad),
         "same_bytes": len(copies),
         "not_recorded": len(silent),
         "never_held": len(never),
+        "erased": sum(record.samples.values()) - len(own.ids),
         "against": sorted({*_some(bad), *_some(copies), *_some(silent), *_some(never)})[:SHOWN],
     }
 
@@ -144,7 +151,7 @@ def _copies(past: Past, guilty: pa.Array, ids: pa.Array) -> pa.Array:
 def _not_recorded(past: Past, by: str, ids: pa.Array) -> pa.Array:
     """Which of some samples never had a value in any version, so that nothing can be said of them."""
     table = past.table("samples")
-    if by not in OF_SAMPLES:
+    if by not in OF_SAMPLES or by == _OWN_GROUP:
         return ids.slice(0, 0)
     silent = table.flags(lambda rows: pc.is_null(rows[by]), [by])
     once = ids.filter(pc.is_in(ids, value_set=table.keys(silent)))
@@ -185,9 +192,12 @@ def _steps(record: ModelRecord, lists: list[dict[str, Any]], by: str, value: str
     steps = [
         "dsops verify --all: every version and the ledger are what their digests say.",
         f"SHA-256 of each list of samples, in the store: {files}. It is Parquet with the columns sample_id and part.",
-        "SHA-256 over the ids of the part train, each with a line feed after it, is train_ids_sha256; the model's record "
-        "and the ledger entry of its training name it.",
     ]
+    if not any(one["erased"] for one in lists):
+        steps.append(
+            "SHA-256 over the ids of the part train, each with a line feed after it, is train_ids_sha256; the model's record "
+            "and the ledger entry of its training name it."
+        )
     if by in OF_SAMPLES:
         quoted = value.replace("'", "''")
         steps.append(

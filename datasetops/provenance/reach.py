@@ -1,4 +1,4 @@
-"""What falls under a licence, an origin, an actor, a model, an event or a guide: samples and annotations, over all versions."""
+"""What falls under a licence, an origin, a group, an actor, a model, an event or a guide, over all versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datasetops.provenance.past import Past, unknown_value
 from datasetops.provenance.rows import Flags, TablePast
 from datasetops.provenance.told import parents_of
 
-OF_SAMPLES: Final = ("license", "origin", "consent")
+OF_SAMPLES: Final = ("license", "origin", "consent", "group")
 OF_ANNOTATIONS: Final = ("actor", "model", "event", "guide")
 BY: Final = (*OF_SAMPLES, *OF_ANNOTATIONS)
 _RULES: Final = {

@@ -29,7 +29,7 @@ _COLUMNS: Final = {name: [*schema.names, "_salt"] for name, schema in TABLES.ite
 def sample_story(repository: Repository, sample_id: str) -> Story:
     """Where a sample came from, what was done to it, and where it went.
 
-    `sample_id` may be the beginning of one. Raises NotFoundError with the nearest ids.
+    `sample_id` may be the beginning of one, or the sample's path. Raises NotFoundError with the nearest ids.
     """
     past = Past(repository)
     name, live = _found(past, "samples", sample_id)
@@ -91,9 +91,20 @@ def _found(past: Past, table: str, wanted: str) -> tuple[str, Positions]:
         return wanted, live
     near = rows.near(wanted)
     begun = [name for name in near if wanted and name.startswith(wanted)]
+    if table == "samples" and not begun:
+        begun = near = _by_place(rows, wanted) or near
     if len(begun) == 1:
         return begun[0], rows.live(pa.array(begun, pa.string()))
     raise unknown(table.removesuffix("s"), wanted, near)
+
+
+def _by_place(rows: TablePast, wanted: str) -> list[str]:
+    """Samples that ever had this path, or belonged to this group."""
+    for column in ("uri", "group"):
+        named = rows.flags(lambda part, name=column: pc.equal(part[name], wanted), [column])  # type: ignore[misc]
+        if found := rows.keys(named).to_pylist():
+            return [str(one) for one in found]
+    return []
 
 
 def _row(table: TablePast, place: int) -> Row:

@@ -55,7 +55,9 @@ class Taken:
     strangers: tuple[Verdict, ...]
 
 
-def take(repository: Repository, plan: QaPlan, verdicts: Iterable[Verdict], *, origin: str) -> Taken:
+def take(
+    repository: Repository, plan: QaPlan, verdicts: Iterable[Verdict], *, origin: str, role: str | None = None
+) -> Taken:
     """Keep the verdicts that count and are not known yet."""
     drawn = {item for stratum in plan.strata for item in stratum.order} | set(plan.planted or {})
     stated = {(item.sample_id, item.reviewer): item for item in load_verdicts(repository, plan)}
@@ -71,7 +73,11 @@ def take(repository: Repository, plan: QaPlan, verdicts: Iterable[Verdict], *, o
         data = canonical_json([asdict(item) for item in new])
         repository.store.put(key, data)
         repository.ledger.record(
-            replace(event, outputs={"files": {key: sha256_hex(data)}}, parameters={"from": origin, "count": len(new)})
+            replace(
+                event,
+                outputs={"files": {key: sha256_hex(data)}},
+                parameters={"from": origin, "count": len(new)} | ({"role": role} if role else {}),
+            )
         )
     return Taken(len(new), len(rest) - len(new), own, strangers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import uuid
@@ -13,8 +14,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from typer.testing import Result
+from PIL import Image
+from typer.testing import CliRunner, Result
 
+from datasetops.cli.main import app
 from datasetops.errors import StoreError
 from datasetops.evidence.lineage import lineage, prov_json, provn
 from datasetops.evidence.openlineage import json_lines, post, run_events
@@ -163,6 +166,50 @@ def test_events_go_to_a_server(story: Story, run: Run, server: tuple[str, list[t
         post(run_events(story), f"{address}/closed")
     with pytest.raises(StoreError, match="did not take event 1"):
         post(run_events(story), "http://127.0.0.1:9")
+
+
+def test_writing_is_in_the_ledger_and_changes_no_evidence(root: Path, run: Run, tmp_path: Path) -> None:
+    texts = []
+    for name in ("one", "two"):
+        assert run("v2", "--only", "prov", "--out", str(tmp_path / name)).exit_code == 0
+        texts.append((tmp_path / name).read_bytes())
+    assert texts[0] == texts[1]
+    event = next(iter(Repository.open(root).ledger.backwards())).event
+    assert (event.kind, event.parameters["part"]) == ("evidence", "prov")
+    assert event.parameters["sha256"] == hashlib.sha256(texts[1]).hexdigest()
+
+
+def test_runs_are_told_as_they_happen(
+    server: tuple[str, list[tuple[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, taken = server
+    photos, told = tmp_path / "photos" / "0", tmp_path / "runs.jsonl"
+    photos.mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(photos / "a.png")
+    run = CliRunner()
+
+    def done(*words: str) -> Result:
+        result = run.invoke(app, [*words, "-C", str(tmp_path / "set")])
+        assert result.exit_code == 0, result.output
+        return result
+
+    (tmp_path / "set").mkdir()
+    done("init", "--schema", "digits")
+    for target in (str(told), f"{address}/"):
+        monkeypatch.setenv("DSOPS_OPENLINEAGE", target)
+        done("ingest", str(photos.parent), "--split", "train")
+        done("log")
+    Image.new("RGB", (8, 8), "blue").save(photos / "b.png")
+    monkeypatch.setenv("DSOPS_OPENLINEAGE", "http://127.0.0.1:9")
+    assert "The runs were not told" in done("ingest", str(photos.parent)).stderr
+    monkeypatch.setenv("DSOPS_OPENLINEAGE", str(told))
+    done("log")
+    lines = [json.loads(line) for line in told.read_text().splitlines()]
+    assert [line["outputs"][0]["facets"]["version"]["datasetVersion"] for line in lines] == ["v1", "v2"]
+    assert [event["run"]["runId"] for _, event in taken] == [lines[0]["run"]["runId"]]
+    assert lines == run_events(
+        Story(Repository.open(tmp_path / "set"), Repository.open(tmp_path / "set").version("v2"))
+    )
 
 
 @pytest.mark.parametrize("part", ["prov", "openlineage", "card"])

@@ -191,6 +191,9 @@ def test_an_export_is_refused_unless_a_reason_is_given(filled: Repository) -> No
     with pytest.raises(RejectedError, match="3 samples of v2 may not be exported") as caught:
         clear_for_export(filled, filled.version("v2"), where="sample_id not like 'more%'")
     assert "--override-rights REASON" in caught.value.remedy
+    refused = next(iter(filled.ledger.backwards())).event
+    assert (refused.kind, refused.inputs) == ("export-refused", {"version": "v2"})
+    assert refused.parameters["breaches"]
     kept = clear_for_export(filled, version, reason="court order 7")
     assert kept["override_rights"] == "court order 7"
     assert kept["policy"] == ASKED.digest

@@ -40,6 +40,7 @@ def write_source(folder: Path) -> Path:
             "origin": "clinic-a" if number < 8 else "clinic-b",
             "license": "CC-BY-4.0" if number % 2 else "research-only",
             "consent": "training",
+            "group": f"owner-{number}",
             "captured_at": "2026-01-02T00:00:00Z",
         }
         for number in range(12)

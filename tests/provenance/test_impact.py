@@ -19,6 +19,7 @@ from datasetops.ledger import Event
 from datasetops.manifest import Change, Repository
 from datasetops.provenance.impact import impact, impact_rows
 from datasetops.provenance.proof import parse_without, prove_without
+from datasetops.provenance.story import sample_story
 from datasetops.schema import LabelSchema
 
 pytestmark = pytest.mark.slow
@@ -213,6 +214,17 @@ def test_what_cannot_be_proved_is_wrong_usage(text: str) -> None:
         parse_without(text)
 
 
+def test_groups_and_paths_are_asked_for_by_name(pets: Repository) -> None:
+    found = impact(pets, "group", "owner-0")
+    assert (found.samples, found.first_samples) == (1, ("i00",))
+    assert [row["model"] for row in found.models] == ["m1"]
+    assert not prove_without(pets, "m1", "group", "owner-0").holds
+    assert prove_without(pets, "m1", "group", "owner-9").lists[0]["not_recorded"] == 0
+    uri = pets.version("v1").table("samples", ["sample_id", "uri"]).to_pylist()[0]["uri"]
+    assert sample_story(pets, uri).name == "i00"
+    assert sample_story(pets, "owner-4").name == "i04"
+
+
 def ask(repository: Repository, *arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, [*arguments, "-C", str(repository.root), "--quiet"])
     return result.exit_code, result.stdout
@@ -239,7 +251,9 @@ def test_commands_answer_in_words_and_in_json(pets: Repository, tmp_path: Path) 
         status, text = ask(pets, *arguments, "--json")
         assert json.loads(text)["basis"]["versions"] == 6
     assert ask(pets, "provenance", "model", "m1", "--without", "origin=clinic-b")[0] == 3
-    assert ask(pets, "provenance", "model", "m1", "--without", "license=MIT")[0] == 0
+    assert ask(pets, "provenance", "model", "m1", "--without", "license=MIT", "--never-had")[0] == 0
+    status, told = ask(pets, "provenance", "model", "m1", "--without", "license=MIT")
+    assert (status, "nothing of" in told) == (1, False)
 
 
 @pytest.mark.parametrize(
