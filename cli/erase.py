@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,6 +12,9 @@ from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
     from datasetops.erasure.erase import Erasure
+
+
+_SHOWN: Final = 10  # files
 
 
 def register(app: typer.Typer) -> None:
@@ -76,6 +79,11 @@ def _lines(done: Erasure) -> list[str]:
         lines.append(
             f"{done.shared:,} images stay where they are: other samples, which are not erased, are the same file."
         )
+    if done.akin:
+        lines.append(
+            f"{done.akin:,} other samples of the newest version are of the same group, or the same file, and stay. "
+            'A whole group: --where "\\"group\\" = \'NAME\'"'
+        )
     if done.sealed:
         lines.append(f"Some are in the sealed split {', '.join(done.sealed)}: it is changed, for the reason given.")
     lines += [f"The model {name} learned from {count:,} of them." for name, count in done.models.items()]
@@ -86,6 +94,11 @@ def _lines(done: Erasure) -> list[str]:
     if done.batches:
         lines.append(f"Sent to annotators in {', '.join(done.batches)}.")
     lines += [f"Tasks of {name} deleted in the labeling tool: {count:,}." for name, count in done.tasks.items()]
+    if done.files:
+        more = f", and {len(done.files) - _SHOWN:,} more (--json lists all)" if len(done.files) > _SHOWN else ""
+        lines.append(
+            f"Files beside the store that name them; delete or rewrite them: {', '.join(done.files[:_SHOWN])}{more}."
+        )
     if done.done:
         lines.append(f"{len(done.digests):,} rows are gone; their digests stay, so every version still verifies.")
         lines.append(f"{len(done.objects):,} records were rewritten or deleted.")

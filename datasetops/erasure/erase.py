@@ -20,6 +20,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from datasetops.audits.record import plain
+from datasetops.erasure.beside import files_that_name
 from datasetops.erasure.scrub import Words, scrubbed
 from datasetops.erasure.tasks import batches_of, delete_tasks, servers_of
 from datasetops.erasure.traces import Traces, distinct_segments, find_traces
@@ -41,7 +42,7 @@ _BINARY: Final = (".safetensors", ".onnx", ".pt")
 _ROUNDS: Final = 20
 REACH: Final = (
     "Copies of the images outside the store, where they were taken in by their place.",
-    "Exports that were made, and what others did with them.",
+    "Exports and reports that were made, and what others did with them.",
     "Weights of models that learned from the items; train again without them.",
     "Backups of the store, and caches on other machines (delete them; they are made again).",
 )
@@ -52,7 +53,8 @@ class Erasure:
     """What was erased, or would be. `objects` were rewritten or deleted, by key; `exports` are destinations that versions
     with the items went to; `batches` those in which annotators got them; `tasks` of them that were deleted in the tool, by
     batch. Images that were copied into the store and belong to nothing else are counted by `images`; `shared` are
-    those that stay, because other samples are the same file."""
+    those that stay, because other samples are the same file. `akin`: other samples of the newest version that are of the
+    same group, or the same file. `files` of the repository's folder, beside the store, name the items and stay."""
 
     reason: str
     actor: str
@@ -67,6 +69,8 @@ class Erasure:
     sealed: tuple[str, ...]
     images: int
     shared: int = 0
+    akin: int = 0
+    files: tuple[str, ...] = ()
     objects: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     event_id: str = ""
@@ -139,11 +143,13 @@ def resume(repository: Repository, *, progress: Progress = no_progress) -> Erasu
 
 
 def _planned(repository: Repository, traces: Traces, reason: str) -> Erasure:
-    samples = repository.version().table("samples", ["sample_id", "split"]) if _has_head(repository) else None
     sealed: set[str] = set()
-    if samples is not None:
+    akin = 0
+    if repository.head() is not None:
+        samples = repository.version().table("samples", ["sample_id", "split", "group", "sha256"])
         mine = samples.filter(pa.array(traces.in_samples(samples)))
         sealed = set(mine["split"].drop_null().to_pylist()) & set(repository.version().commit.sealed)
+        akin = traces.akin(samples)
     holding = set(traces.versions)
     wanted = pa.array(sorted(traces.samples), pa.string())
     exports = []
@@ -160,7 +166,7 @@ def _planned(repository: Repository, traces: Traces, reason: str) -> Erasure:
     return Erasure(
         reason, repository.settings.actor, len(traces.samples), len(traces.annotations), traces.rows, traces.versions,
         traces.models, tuple(exports), tuple(sorted(batches_of(repository, traces.samples))), {}, tuple(sorted(sealed)),
-        copied, len(traces.shared),
+        copied, len(traces.shared), akin, files_that_name(repository, Words(traces.words)),
     )  # fmt: skip
 
 
@@ -172,10 +178,6 @@ def _tasks_left(planned: Erasure) -> list[str]:
 def _place(event: Event) -> dict[str, str]:
     told = {**event.parameters, **event.outputs}
     return {name: str(told[name]) for name in ("path", "to", "out", "format", "dataset") if told.get(name)}
-
-
-def _has_head(repository: Repository) -> bool:
-    return repository.head() is not None
 
 
 def _carry_out(repository: Repository, samples: frozenset[str], planned: Erasure, progress: Progress) -> Erasure:
@@ -212,7 +214,7 @@ def _carry_out(repository: Repository, samples: frozenset[str], planned: Erasure
     done = replace(
         planned, objects=tuple(sorted(replaced)), digests=tuple(sorted(digests)), done=True,
         reach=(*REACH, *_tasks_left(planned)),
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=files_that_name(repository, Words(known | samples)), time=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     event = Event(
         ERASED,

@@ -21,8 +21,9 @@ _SAMPLE_COLUMNS = ["sample_id", "uri", "sha256", "group"]
 class Traces:
     """`samples` and `annotations` by id; `uris`, `images` (SHA-256) and `groups` that no other sample of any version has.
 
-    `shared` are images that others have, too. `versions` that hold any of the samples, oldest first; `models` that learned
-    from or were validated on any, with how many; `segments` (table, id) that have rows of them.
+    `shared` are images that others have, too, and `shared_groups` the groups that others are in. `versions` that hold any
+    of the samples, oldest first; `models` that learned from or were validated on any, with how many; `segments` (table, id)
+    that have rows of them.
     """
 
     samples: frozenset[str]
@@ -35,11 +36,18 @@ class Traces:
     segments: tuple[tuple[str, str], ...]
     rows: Mapping[str, int] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
+    shared_groups: frozenset[str] = frozenset()
 
     @property
     def words(self) -> frozenset[str]:
         """All of them: what no object of the store may contain any more."""
         return self.samples | self.annotations | self.uris | self.images | self.groups
+
+    def akin(self, rows: pa.Table) -> int:
+        """How many of these rows are other samples of the same group, or the same file."""
+        same = contains_any(rows["group"], pa.array(sorted(self.shared_groups), pa.string()))
+        same |= contains_any(rows["sha256"], pa.array(sorted(self.shared), pa.string()))
+        return int((same & ~self.in_samples(rows)).sum())
 
     def in_samples(self, rows: pa.Table) -> Rows:
         return contains_any(rows["sample_id"], pa.array(sorted(self.samples), pa.string()))
@@ -96,6 +104,7 @@ def find_traces(repository: Repository, sample_ids: Iterable[str], annotations: 
         tuple(sorted(holding)),
         dict(rows_by_table),
         frozenset(found["sha256"] - own["sha256"]),
+        frozenset(found["group"] - own["group"]),
     )
 
 

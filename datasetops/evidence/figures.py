@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 
 from datasetops.manifest import Version
 from datasetops.manifest.version import value_counts
+from datasetops.records import TIMESTAMP
 
 NONE: Final = "(none)"
 _PEOPLE: Final = ("human", "consensus")  # sources of labels that people gave or confirmed
@@ -32,7 +34,8 @@ class Figures:
     """Counts by value, most frequent first; "(none)" is what names none. `unlabeled`: samples without a label that counts.
 
     `erased`: rows of samples and of annotations that the version had when it was made and that are destroyed since.
-    `annotators`: different people who gave labels or votes. `expire`: samples with a date, earliest and latest date.
+    `annotators`: different people who gave labels or votes. `expire`: samples with a date, earliest and latest date;
+    `expired`: those whose date is over, by the day `on` which it was counted.
     """
 
     samples: int
@@ -53,6 +56,8 @@ class Figures:
     sizes: tuple[int, int, int, int] | None  # smallest and largest width, smallest and largest height, in pixels
     captured: tuple[str, str] | None
     expire: tuple[int, str, str] | None
+    expired: int
+    on: str
 
 
 def figures(version: Version) -> Figures:
@@ -61,6 +66,7 @@ def figures(version: Version) -> Figures:
     samples = version.table("samples", ["sample_id", *columns])
     rows = version.table("annotations", ["sample_id", "kind", "label", "source", "actor", "model", "role"])
     counts = version.commit.counts
+    now = datetime.now(UTC)
     labels = rows.filter(pc.is_null(rows["role"]))
     answers = rows.filter(pc.equal(rows["source"], "human"))
     from_models = labels.filter(pc.equal(labels["source"], "model"))
@@ -83,6 +89,8 @@ def figures(version: Version) -> Figures:
         sizes=_sizes(samples),
         captured=_range(samples["captured_at"]),
         expire=_expire(samples["expires_at"]),
+        expired=pc.sum(pc.less_equal(samples["expires_at"], pa.scalar(now, TIMESTAMP))).as_py() or 0,
+        on=f"{now:%Y-%m-%d}",
     )
 
 

@@ -149,7 +149,8 @@ def _gaps(story: Story) -> Section:
 
 
 def gaps(story: Story) -> list[str]:
-    """Classes without labels, what names no licence, origin or consent, and what the audit of coverage found, worst first."""
+    """Classes without labels, what names no licence, origin or consent or has expired, and what the audit of coverage
+    found, worst first."""
     counted = story.figures
     empty = [item.name for item in counted.classes if not item.labels]
     told = [f"no label of class {name}" for name in empty[:_GAPS]]
@@ -157,6 +158,8 @@ def gaps(story: Story) -> list[str]:
     for word, values in (("licence", counted.licenses), ("origin", counted.origins), ("consent", counted.consents)):
         if values.get(NONE):
             told.append(f"{values[NONE]:,} of {counted.samples:,} images name no {word}")
+    if counted.expired:
+        told.append(f"the rights of {counted.expired:,} images have ended (counted on {counted.on})")
     if story.audit is not None:
         rows = story.audit.findings
         found = rows.filter(pc.equal(rows["check"], "coverage"))["message"].to_pylist()

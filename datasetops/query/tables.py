@@ -109,6 +109,7 @@ ACCESS: Final = pa.schema(
         ("path", _TEXT),  # on the server of dsops review
         ("version", _TEXT),
         ("sample_id", _TEXT),
+        ("refused", pa.bool_()),  # for want of the role
     ]
 )
 SCHEMAS: Final[Mapping[str, pa.Schema]] = {

@@ -158,6 +158,8 @@ class Guard:
             if session is not None and not is_open and not _same(headers.one("x-csrf"), session.csrf):
                 raise RefusalError(403, "The page's token is missing or out of date.", "Load the page again.")
         if session is not None and not may(session.role, scope["method"], scope["path"]):
+            if self._access is not None:
+                self._access.note(session.actor, session.role, scope["path"], refused=True)
             able = " or ".join(who_may(scope["method"], scope["path"]))
             raise RefusalError(
                 403, f"You are {session.role} here, which does not allow this.", f"Ask somebody who is {able}."

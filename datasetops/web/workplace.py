@@ -116,8 +116,10 @@ class Desk:
         self.tokens = Tokens()
         self.tries = Tries()
         self.access = (
-            None if users.mode == "token" else AccessLog(repository.store)
-        )  # one's own looks are nobody's matter
+            None  # one's own looks are nobody's matter
+            if users.mode == "token"
+            else AccessLog(repository.store, repository.ledger, repository.settings.actor)
+        )
         self.holds = Holds()
         self.pictures = Pictures(repository)
         self.labelers: dict[str, Mapping[str, frozenset[str]]] = {}  # by QA plan

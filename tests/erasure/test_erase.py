@@ -263,8 +263,19 @@ def test_images_that_others_have_stay(tmp_path: Path) -> None:
     repository = Repository.init(tmp_path / "set", SCHEMA)
     done(tmp_path / "set", "ingest", str(tmp_path / "table.csv"), "--images", str(tmp_path / "images"), "--copy")
     told = erase(Repository.open(tmp_path / "set"), ["scan-1"], "asked to")
-    assert (told.images, told.shared) == (0, 1)
+    assert (told.images, told.shared, told.akin) == (0, 1, 1)
     assert len(list(repository.store.list("media/"))) == 1
+
+
+def test_what_stays_is_told(root: Path) -> None:
+    (root / "reports").mkdir()
+    (root / "reports" / "v1.html").write_text("<li>visit-003</li>")
+    (root / "notes.md").write_text("visit-004 is blurred; visit-0031 is not.")
+    words = done(root, "erase", "--sample", "visit-003", "--reason", "asked to")
+    assert "1 other samples of the newest version are of the same group" in words
+    assert "delete or rewrite them: reports/v1.html." in words
+    told = json.loads(done(root, "erase", "--sample", "visit-003", "--reason", "asked to", "--yes", "--json"))
+    assert (told["files"], told["akin"]) == (["reports/v1.html"], 1)
 
 
 def test_misuse_is_told(root: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 import yaml
@@ -61,6 +62,9 @@ def test_licences_that_the_hub_does_not_know_and_none(story: Story, repository: 
     assert yaml.safe_load(text.split("---\n")[1])["dataset_info"] == {"splits": []}
     assert "1 of 1 images name no licence" in text
     assert "a draft: nobody has accepted it" in text
+    row = {"sample_id": "a", "uri": "a.png", "expires_at": datetime(2020, 1, 2, tzinfo=UTC)}
+    repository.commit(Change(samples=[row]), message="its rights have ended")
+    assert "the rights of 1 images have ended" in dataset_card(Story(repository, repository.version()))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from provenance_kit import MODEL, change, train
 from typer.testing import CliRunner
 
 from datasetops.cli.main import app
+from datasetops.erasure.erase import erase
 from datasetops.errors import NotFoundError
 from datasetops.ledger import Event
 from datasetops.manifest import Change, Repository
@@ -206,6 +207,22 @@ def test_samples_without_a_record_prove_nothing(pets: Repository) -> None:
     assert not proof.holds
     assert not proof.known
     assert "is it spelled right?" in proof.notes[0]
+
+
+def test_after_an_erasure_nothing_is_proved_of_what_was_erased(pets: Repository) -> None:
+    change(pets, "commit", "lea", samples=[{"sample_id": "far", "uri": "f.png", "origin": "clinic-c"}])
+    assert prove_without(pets, "m1", "origin", "clinic-c").holds
+    erase(pets, ["i09", "far"], "asked for")
+    fresh = Repository.open(pets.root or "")
+    proof = prove_without(fresh, "m1", "origin", "clinic-b")
+    (one,) = proof.lists
+    assert (proof.holds, one["erased"], one["samples"]) == (False, 1, {"train": 3, "validation": 1})
+    assert hashlib.sha256(fresh.store.get(one["file"])).hexdigest() == one["file_sha256"]
+    assert any("erased since" in note for note in proof.notes)
+    assert not any("train_ids_sha256" in step for step in proof.check)  # the ids are not all there
+    assert not prove_without(fresh, "m1", "origin", "clinic-c").holds
+    with pytest.raises(NotFoundError, match="erase"):
+        impact(fresh, "origin", "clinic-c")
 
 
 @pytest.mark.parametrize("text", ["origin", "origin=", "colour=red", "=x"])

@@ -16,6 +16,7 @@ from datasetops.audits.decisions import decisions
 from datasetops.cli.main import app
 from datasetops.errors import FormatError, NotFoundError
 from datasetops.manifest import Repository
+from datasetops.manifest.verify import verify
 from datasetops.web.security import BODY_LIMIT
 from datasetops.web.sessions import Sessions, load_secret
 from datasetops.web.users import LONGEST_WAIT, Password, Tries, Users, read_users, set_password
@@ -420,7 +421,8 @@ def test_roles_are_kept_and_recorded(
     verdict = client.post("/api/qa/none/verdicts", json={})
     assert verdict.status_code != 403 if checks else verdict.status_code == 403
     assert client.get("/access").status_code == (200 if reads else 403)
-    newest = next(iter(dataset.repository.ledger.backwards())).event
+    entries = dataset.repository.ledger.backwards()
+    newest = next(entry.event for entry in entries if entry.event.kind != "access")
     if decides:
         assert (newest.kind, newest.actor, newest.parameters) == ("decide", "ann", {"role": role})
     else:
@@ -464,12 +466,21 @@ def test_who_looked_at_what_is_kept_where_several_do(serve: Serve, dataset: Data
     assert page.count(f"<td>{sample}</td>") == 2
     story = ann.get(f"/v/v1/story/{sample}")
     assert "What happened, newest first" in story.text
+    users_file.write_text(users_file.read_text().replace("lead", "viewer"))
+    assert bob.get("/access").status_code == 403
     site.app.state.desk.access.write()
+    assert verify(dataset.repository) == []
+    store = dataset.repository.store
+    (key,) = (key for key in store.list("access/") if b"bob" in store.get(key) and b'"/access"' in store.get(key))
+    kept = store.get(key)
+    store.put(key, kept.replace(b"bob", b"ann"))
+    assert [damage.object for damage in verify(dataset.repository)] == [key]
+    store.put(key, kept)
     answer = CliRunner().invoke(
         app,
         [
             "query",
-            "select actor, path, sample_id from access order by time",
+            "select actor, path, sample_id, refused from access order by time",
             "--json",
             "-C",
             str(dataset.repository.root),
@@ -477,7 +488,9 @@ def test_who_looked_at_what_is_kept_where_several_do(serve: Serve, dataset: Data
     )
     rows = json.loads(answer.stdout)
     assert [row["actor"] for row in rows if row["path"] == f"/media/v1/full/{sample}"] == ["ann", "bob"]
-    assert rows[-1] == {"actor": "ann", "path": f"/v/v1/story/{sample}", "sample_id": sample}
+    looks = [row for row in rows if row["path"] == f"/v/v1/story/{sample}"]
+    assert looks == [{"actor": "ann", "path": f"/v/v1/story/{sample}", "sample_id": sample, "refused": False}]
+    assert rows[-1] == {"actor": "bob", "path": "/access", "sample_id": None, "refused": True}
 
 
 def test_ones_own_looks_are_nobodys_matter(site: Site, dataset: Dataset) -> None:
