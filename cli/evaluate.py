@@ -46,7 +46,9 @@ def evaluate(
     session: Session,
     model: Annotated[
         str,
-        typer.Argument(help="hf:NAME@REVISION, local:DIR, onnx:FILE, model:NAME, or a model with kept predictions."),
+        typer.Argument(
+            help="m1, production, hf:NAME@REVISION, local:DIR, onnx:FILE, or a model with kept predictions."
+        ),
     ],
     version: VersionName = "main",
     split: Split = "test",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, group, table
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -24,11 +24,10 @@ PolicyFile = Annotated[
 def register(app: typer.Typer) -> None:
     for function in (accept, reject):
         command(app)(function)
-    group = typer.Typer(help="What a version must show before it is accepted.", no_args_is_help=True)
-    command(group, "show")(policy_show)
-    command(group, "set")(policy_set)
-    command(group, "check")(policy_check)
-    app.add_typer(group, name="policy")
+    policy = group(app, "policy", "What a version must show before it is accepted.")
+    command(policy, "show")(policy_show)
+    command(policy, "set")(policy_set)
+    command(policy, "check")(policy_check)
 
 
 def accept(

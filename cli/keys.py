@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
-from datasetops.cli.session import Session, command, table
+from datasetops.cli.session import Session, command, group, table
 
 
 def register(app: typer.Typer) -> None:
-    keys = typer.Typer(help="Keys that sign acceptances, promotions and erasures.", no_args_is_help=True)
+    keys = group(app, "keys", "Keys that sign acceptances, promotions and erasures.")
     command(keys, "make")(make)
     command(keys, "list")(list_keys)
     command(keys, "revoke")(revoke)
-    app.add_typer(keys, name="keys")
 
 
 def make(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from datasetops.cli.files import chosen_samples, read_chances
-from datasetops.cli.session import Session, command, table
+from datasetops.cli.session import Session, command, group, table
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -24,10 +24,9 @@ Probabilities = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="Send samples to annotators and bring their answers back.", no_args_is_help=True)
+    label = group(app, "label", "Send samples to annotators and bring their answers back.")
     for function in (setup, push, status, pull, watch):
-        command(group)(function)
-    app.add_typer(group, name="label")
+        command(label)(function)
 
 
 def setup(

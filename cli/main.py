@@ -35,9 +35,11 @@ from datasetops.cli import (
     versions,
 )
 from datasetops.cli.session import set_globals
+from datasetops.cli.stages import StagedGroup
 
 app = typer.Typer(
     name="dsops",
+    cls=StagedGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

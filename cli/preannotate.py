@@ -29,7 +29,7 @@ def preannotate(
     model: Annotated[
         str,
         typer.Option(
-            help="hf:NAME@REVISION, local:DIR, onnx:FILE, ocr:rapidocr, model:NAME for one that dsops train made, or "
+            help="hf:NAME@REVISION, local:DIR, onnx:FILE, ocr:rapidocr, m1 or production for one trained here, or "
             "fewshot:builtin:efficientnet-lite0, which learns from the labels that are there."
         ),
     ] = "",

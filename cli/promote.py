@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from datasetops.cli.gate import PolicyFile
-from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, group, table
 
 if TYPE_CHECKING:
     from datasetops.promotion.export import Export
@@ -23,17 +23,15 @@ Samples = Annotated[list[str] | None, typer.Option("--sample", help="A sample's 
 def register(app: typer.Typer) -> None:
     for function in (export_model, promote, rollback):
         command(app)(function)
-    policy = typer.Typer(help="What a model must show before it goes into production.", no_args_is_help=True)
+    policy = group(app, "model-policy", "What a model must show before it goes into production.")
     command(policy, "show")(policy_show)
     command(policy, "set")(policy_set)
-    app.add_typer(policy, name="model-policy")
-    regress = typer.Typer(help="Sets of items that every model to come must answer right.", no_args_is_help=True)
+    regress = group(app, "regress", "Sets of items that every model to come must answer right.")
     command(regress, "add")(regress_add)
     command(regress, "list")(regress_list)
     command(regress, "show")(regress_show)
     command(regress, "remove")(regress_remove)
     command(regress, "check")(regress_check)
-    app.add_typer(regress, name="regress")
 
 
 def export_model(
@@ -234,7 +232,7 @@ def regress_remove(
 def regress_check(
     session: Session,
     name: SetName,
-    model: Annotated[str, typer.Argument(help="As in dsops evaluate: model:NAME, onnx:FILE, …")],
+    model: Annotated[str, typer.Argument(help="As in dsops evaluate: m1, onnx:FILE, …")],
 ) -> None:
     """Ask a model about a set's items, and record how it did. Status 3 unless all are answered right."""
     from datasetops.images import quiet_decoding
@@ -306,7 +304,7 @@ def _promotion_lines(found: PromotionResult) -> list[str]:
         lines.append(f"{found.model} is in production already.")
     elif found.promoted:
         instead = f", instead of {found.before}" if found.before else ""
-        lines.append(f"{found.model} is in production, by {found.actor}{instead}. It is model:production from now on.")
+        lines.append(f"{found.model} is in production, by {found.actor}{instead}. It is called production from now on.")
     elif found.failed:
         lines.append(f"{found.model} is not promoted: {len(found.failed)} of {len(found.rules)} rules do not pass.")
     else:

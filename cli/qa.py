@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, group, table
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -20,11 +20,10 @@ PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="q1, q2, …; a ve
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(help="Check a random sample, and say what it proves about a version.", no_args_is_help=True)
+    qa = group(app, "qa", "Check a random sample, and say what it proves about a version.")
     for function in (plan, push, pull, result):
-        command(group)(function)
-    command(group, "list")(list_plans)
-    app.add_typer(group, name="qa")
+        command(qa)(function)
+    command(qa, "list")(list_plans)
 
 
 def plan(

@@ -19,6 +19,7 @@ import typer
 import typer.core
 
 from datasetops.cli.session import Session, command
+from datasetops.cli.stages import Group
 from datasetops.cli.versions import VersionName
 from datasetops.errors import ConflictError, DatasetOpsError, NotFoundError
 
@@ -33,7 +34,7 @@ _THIS_MACHINE: Final = "127.0.0.1"
 _OPEN: Final = "open"  # what `dsops review v12` means
 
 
-class _Group(typer.core.TyperGroup):
+class _Group(Group):
     """`dsops review v12` opens the app; its other words stand in the version's place."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, group, table
 from datasetops.cli.versions import Branch
 
 if TYPE_CHECKING:
@@ -18,15 +18,13 @@ Source = Annotated[str, typer.Argument(metavar="SCHEMA", help="A YAML file, a pa
 
 
 def register(app: typer.Typer) -> None:
-    schema_app = typer.Typer(help="Label schemas: check, show, diff, migrate.", no_args_is_help=True)
+    schema_app = group(app, "schema", "Label schemas: check, show, diff, migrate.")
     for action in (check, show, diff, migrate):
         command(schema_app)(action)
-    app.add_typer(schema_app, name="schema")
-    guide_app = typer.Typer(help="Labeling guides: check, show, set.", no_args_is_help=True)
+    guide_app = group(app, "guide", "Labeling guides: check, show, set.")
     command(guide_app, "check")(guide_check)
     command(guide_app, "show")(guide_show)
     command(guide_app, "set")(guide_set)
-    app.add_typer(guide_app, name="guide")
 
 
 def check(session: Session, source: Source) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
+from datasetops.cli.stages import ExampleCommand, Group
 from datasetops.errors import ConflictError, DatasetOpsError
 
 if TYPE_CHECKING:
@@ -148,10 +149,17 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
         run.__doc__ = function.__doc__
-        app.command(name or function.__name__.replace("_", "-"))(run)
+        app.command(name or function.__name__.replace("_", "-"), cls=ExampleCommand)(run)
         return function
 
     return register
+
+
+def group(app: typer.Typer, name: str, help: str) -> typer.Typer:
+    """Commands under a common name, such as `dsops label …`."""
+    made = typer.Typer(cls=Group, help=help, no_args_is_help=True)
+    app.add_typer(made, name=name)
+    return made
 
 
 _globals: dict[str, Any] = {}

@@ -143,7 +143,7 @@ def _record_lines(record: ModelRecord) -> list[str]:
     return [
         f"{record.name}: {record.recipe['name']} on {record.version}, {trained:,} samples, {len(record.classes):,} classes.",
         f"On {validated:,} samples for validation: {record.metric} {_number(record)}.",
-        f"Use it as model:{record.name}, for example: dsops evaluate model:{record.name} {record.version}",
+        f"Use it as {record.name}, for example: dsops evaluate {record.name} {record.version}",
     ]
 
 

@@ -17,7 +17,7 @@ from datasetops.engine import Item
 from datasetops.errors import ModelError, NotFoundError
 from datasetops.evaluation.regions import Flags, Floats
 from datasetops.manifest import Repository, Version
-from datasetops.models.predictor import open_predictor
+from datasetops.models.predictor import open_predictor, with_scheme
 from datasetops.plugins import plugin_names
 from datasetops.preannotate.compute import compute
 from datasetops.preannotate.few_shot_labeler import SCHEME
@@ -81,6 +81,7 @@ def open_source(repository: Repository, version: Version, model: str | Labeler, 
     """
     if not isinstance(model, str):
         return _asked(repository, model)
+    model = with_scheme(model)
     if model.partition(":")[0] in {*plugin_names("predictors"), SCHEME}:
         labeler, _ = open_labeler(repository, version, model, **options)
         return _asked(repository, labeler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,11 @@ __all__ = [
     "open_predictor",
     "prompts_from_schema",
     "read_prompts",
+    "with_scheme",
 ]
 
-_REFERENCES: Final = "Write hf:NAME@REVISION, local:DIR, model:NAME, onnx:FILE or ocr:rapidocr. "
+_REFERENCES: Final = "Write hf:NAME@REVISION, local:DIR, onnx:FILE, ocr:rapidocr, or m1 for one that was trained here. "
+_TRAINED: Final = re.compile(r"m[1-9][0-9]*|production|promoted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,11 @@ def _converted(name: str, value: Any, default: Any) -> Any:
     return converted
 
 
+def with_scheme(reference: str) -> str:
+    """`m3` and `production`, as models are called that were trained here, with `model:` before them; others as they are."""
+    return f"model:{reference}" if _TRAINED.fullmatch(reference) else reference
+
+
 def open_predictor(
     reference: str,
     *,
@@ -163,7 +171,7 @@ def open_predictor(
     """
     if task is not None and task not in KINDS:
         raise ModelError(f"There is no task {task!r}.", remedy=did_you_mean(task, KINDS, noun="tasks"))
-    scheme, _, name = reference.strip().partition(":")
+    scheme, _, name = with_scheme(reference.strip()).partition(":")
     known = plugin_names("predictors")
     if scheme not in known or not name:
         raise ModelError(

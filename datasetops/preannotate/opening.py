@@ -10,7 +10,7 @@ from typing import Any, Final
 from datasetops.engine import engine_of
 from datasetops.errors import ModelError, did_you_mean
 from datasetops.manifest import Repository, Version
-from datasetops.models.predictor import Prompts, open_predictor, prompts_from_schema, read_prompts
+from datasetops.models.predictor import Prompts, open_predictor, prompts_from_schema, read_prompts, with_scheme
 from datasetops.plugins import plugin_names
 from datasetops.preannotate.few_shot_labeler import SCHEME, open_few_shot
 from datasetops.preannotate.labelers import EngineLabeler, Labeler
@@ -18,7 +18,9 @@ from datasetops.preannotate.outlines import boxes_to_outline
 from datasetops.schema import LabelSchema
 from datasetops.store.media import Media
 
-_REFERENCES: Final = "Write fewshot:EMBEDDER, hf:NAME@REVISION, local:DIR, model:NAME, onnx:FILE or ocr:rapidocr."
+_REFERENCES: Final = (
+    "Write fewshot:EMBEDDER, hf:NAME@REVISION, local:DIR, onnx:FILE, ocr:rapidocr or m1 for one trained here."
+)
 OWN_BOXES: Final = "version"  # as `boxes`: those that the version has
 
 
@@ -47,7 +49,8 @@ def open_labeler(
     FormatError, MissingDependencyError and NotFoundError as these do.
     """
     media = Media(repository.store, repository.root)
-    scheme, _, name = reference.strip().partition(":")
+    reference = with_scheme(reference.strip())
+    scheme, _, name = reference.partition(":")
     known = (SCHEME, *plugin_names("predictors"))
     if scheme not in known:
         remedy = did_you_mean(scheme, known, noun="kinds of model")

@@ -25,6 +25,7 @@ from datasetops.evaluation.record import Evaluation
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.manifest.commit import get_object, put_object
+from datasetops.models.predictor import with_scheme
 from datasetops.preannotate.human import BY_PEOPLE
 from datasetops.preannotate.labelers import Labeler
 from datasetops.preannotate.measure import SAME_BOX
@@ -163,7 +164,7 @@ def check(
     """
     right, asked = 0, 0
     failed: dict[str, str] = {}
-    label = model if isinstance(model, str) else model.name
+    label = with_scheme(model) if isinstance(model, str) else model.name
     for name in sorted({item.version for item in chosen.items}):
         version = repository.version(name)
         source = open_source(repository, version, model)

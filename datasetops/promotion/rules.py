@@ -148,7 +148,7 @@ def metric(case: Case) -> RuleResult:
             return RuleResult("metric", False, f"there is no number {name!r}", f"It has {known}.", evidence)
         told.append(f"{name} {value:.4f}, at least {least:g}")
         short += [name] if value < least else []
-    remedy = f"Train it better; see where it errs: dsops evaluate model:{case.record.name} {case.version.name}"
+    remedy = f"Train it better; see where it errs: dsops evaluate {case.record.name} {case.version.name}"
     return RuleResult("metric", not short, "; ".join(told), remedy, evidence)
 
 
@@ -169,7 +169,7 @@ def against_production(case: Case) -> RuleResult:
         f"{name} {item['second']:.4f}, {before} has {item['first']:.4f}: {item['difference']:+.4f} "
         f"({item['low']:+.4f} to {item['high']:+.4f}), at most {rule.not_worse_than:g} worse"
     )
-    remedy = f"See what it lost: dsops compare model:{before} model:{case.record.name} {case.version.name}; or judge on more."
+    remedy = f"See what it lost: dsops compare {before} {case.record.name} {case.version.name}; or judge on more."
     return RuleResult("against_production", item["low"] >= -rule.not_worse_than, told, remedy, evidence)
 
 
@@ -198,8 +198,8 @@ def slices(case: Case) -> RuleResult:
         told += (
             [f"a point or more worse, which may be chance: {_some([item['name'] for item in worse])}"] if worse else []
         )
-    what = f"model:{case.record.name} {case.version.name} --report FILE.html"
-    against = f"compare model:{case.production.name}" if evidence.get("lost") and case.production else "evaluate"
+    what = f"{case.record.name} {case.version.name} --report FILE.html"
+    against = f"compare {case.production.name}" if evidence.get("lost") and case.production else "evaluate"
     remedy = f"Look at them: dsops {against} {what}"
     if bad:
         return RuleResult("slices", False, _some(bad), remedy, evidence)

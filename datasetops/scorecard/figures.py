@@ -39,7 +39,7 @@ class Cell:
         return asdict(self)
 
 
-_EVALUATE: Final = "dsops evaluate model:{model} {version}"
+_EVALUATE: Final = "dsops evaluate {model} {version}"
 _EXPORT: Final = "dsops export-model {model} --to DIR"
 
 FIGURES: Final = (
@@ -50,7 +50,7 @@ FIGURES: Final = (
         "score",
         "high",
         "Headline metric less that of the baseline on the same samples; above 0 is better than it.",
-        "dsops compare model:{baseline} model:{model} {version}",
+        "dsops compare {baseline} {model} {version}",
     ),
     Figure(
         "robustness",

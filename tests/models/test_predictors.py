@@ -24,7 +24,7 @@ from PIL import Image
 from datasetops.errors import ModelError
 from datasetops.formats.rle import run_lengths
 from datasetops.images import ImageError
-from datasetops.models.predictor import BoxPrompted, Prediction, Predictor, Prompts, Request, open_predictor
+from datasetops.models.predictor import BoxPrompted, Prediction, Predictor, Prompts, Request, open_predictor, with_scheme
 from datasetops.plugins import plugin_names
 
 pytest.importorskip("transformers", reason="the extra 'transformers' is not installed")
@@ -608,3 +608,11 @@ def test_references_that_name_no_model_are_refused(reference: str, tmp_path: Pat
 def test_an_image_that_cannot_be_resized_is_told_from_a_fault_of_the_model(saved: Callable[[str], Path]) -> None:
     with pytest.raises(ImageError, match="1 x 3000 pixels do not fit the model"):
         opened(saved("detr")).prepare(Image.new("RGB", (1, 3000)))
+
+
+@pytest.mark.parametrize(
+    ("given", "whole"),
+    [("m3", "model:m3"), ("production", "model:production"), ("m0", "m0"), ("model:m3", "model:m3"), ("mine", "mine")],
+)
+def test_models_trained_here_need_no_scheme(given: str, whole: str) -> None:
+    assert with_scheme(given) == whole

@@ -164,7 +164,7 @@ def test_a_worse_model_is_not_promoted(copied: Copied, trained_probe: Path) -> N
     passed, told = outcome(found, "against_production")
     assert not passed
     assert "m1 has" in told
-    assert "dsops compare model:m1 model:m2" in told
+    assert "dsops compare m1 m2" in told
 
 
 def test_what_slices_lost_is_shown_by_a_comparison(copied: Copied, trained_probe: Path) -> None:
@@ -185,7 +185,7 @@ def test_what_slices_lost_is_shown_by_a_comparison(copied: Copied, trained_probe
     passed, told = outcome(found, "slices")
     assert not passed
     assert "light = day: -" in told
-    assert told.endswith("Look at them: dsops compare model:m1 model:m2 v2 --report FILE.html")
+    assert told.endswith("Look at them: dsops compare m1 m2 v2 --report FILE.html")
 
 
 def test_overrides_need_a_rule_that_fails_and_a_reason(copied: Copied, trained_probe: Path) -> None:

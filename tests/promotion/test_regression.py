@@ -78,9 +78,9 @@ def test_failures_of_an_evaluation_fail_again_until_they_are_put_right(copied: C
     made = run(repository, "add", "field", "--from-evaluation", found.evaluation_id[:8], "--json")
     assert made.exit_code == 0, made.stderr
     assert {item["sample_id"] for item in json.loads(made.stdout)["items"]} == set(wrong)
-    checked = run(repository, "check", "field", "model:m1")
+    checked = run(repository, "check", "field", "m1")
     assert checked.exit_code == 3
-    assert f"model:m1: 0 of {len(wrong)} items of field are right." in checked.stdout
+    assert f"m1: 0 of {len(wrong)} items of field are right." in checked.stdout
     right = sorted(set(repository.version().where("split = 'test'")) - set(wrong))
     assert run(repository, "add", "known", *(f"--sample={one}" for one in right)).exit_code == 0
     assert check(repository, load_set(repository, "known"), "model:m1").failed == {}

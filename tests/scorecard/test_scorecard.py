@@ -100,7 +100,7 @@ def test_what_was_not_measured_is_empty_and_says_what_fills_it(used: Repository)
     filled = {name for name, cell in card.cells.items() if cell.value is not None}
     assert filled == {"pipeline_success"}  # the version was accepted
     assert all(cell.fill for cell in card.cells.values() if cell.value is None)
-    assert "metric" in found.missing()["dsops evaluate model:m2 v2"]
+    assert "metric" in found.missing()["dsops evaluate m2 v2"]
     assert "qa_pass" in found.missing()["dsops qa plan v2"]
 
 

@@ -86,7 +86,7 @@ def test_a_test_split_that_changed_since_training_is_told(make_digits: MakeDigit
     repository = make_digits(lambda number: ("train", "train", "test")[number % 3])
     accept(repository)
     assert run(repository, "train", "v1", "--recipe", "probe").exit_code == 0
-    before = evaluate(repository, repository.version("v1"), "model:m1", resamples=100)
+    before = evaluate(repository, repository.version("v1"), "m1", resamples=100)
     assert before.info["warnings"] == []
     rows = repository.version().annotations()
     mended = rows[rows["sample_id"].isin(["s002", "s005", "s000"])].assign(label="3")  # two of the test split
