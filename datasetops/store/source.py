@@ -1,4 +1,4 @@
-"""A tree of files to read from: a local folder or an S3 prefix, the same for every format."""
+"""A tree of files to read from: a local folder or a prefix in a bucket, the same for every format."""
 
 from __future__ import annotations
 
@@ -9,24 +9,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasetops.errors import FormatError, NotFoundError
+from datasetops.store.cloud_client import is_cloud
 from datasetops.store.tree import FileEntry, SourceTree, UnreadableError, Unusable, check_path, is_utf8, printable
 
 
 def open_source(url: str | Path) -> SourceTree:
-    """The tree at a local path or an s3:// URL. Naming one file opens its folder, with `single_file` set.
+    """The tree at a local path or an s3://, gs:// or az:// URL. Naming one file opens its folder, with `single_file` set.
 
-    S3 follows the AWS_* environment variables, AWS_ENDPOINT_URL included. Raises NotFoundError where there is nothing,
-    StoreError where S3 refuses or cannot be reached, FormatError for other kinds of URL.
+    S3 follows the AWS_* environment variables, AWS_ENDPOINT_URL included; the others see `cloud_client`. Raises
+    NotFoundError where there is nothing, StoreError where a cloud refuses or cannot be reached, FormatError for other
+    kinds of URL.
     """
     text = str(url)
     if text.startswith("s3://"):
         from datasetops.store.source_s3 import open_s3
 
         return open_s3(text)
+    if is_cloud(text):
+        from datasetops.store.source_cloud import open_cloud_source
+
+        return open_cloud_source(text)
     if "://" in text:
         raise FormatError(
             f"{text}: this kind of address cannot be read.",
-            remedy="Name a local folder or file, or s3://bucket/prefix; download anything else first.",
+            remedy="Name a local folder or file, or s3://, gs:// or az://bucket/prefix; download anything else first.",
         )
     path = Path(text).expanduser()
     if not path.exists():

@@ -35,7 +35,7 @@ class SourceTree(Protocol):
 
     @property
     def url(self) -> str:
-        """Absolute local path or s3://bucket/prefix, as findings name it; no slash at its end."""
+        """Absolute local path or an address like s3://bucket/prefix, as findings name it; no slash at its end."""
 
     @property
     def single_file(self) -> str | None:

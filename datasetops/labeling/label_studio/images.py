@@ -36,8 +36,8 @@ def image_addresses(
         return _signed(
             places
         ), f"Images come from S3 by signed addresses that hold for {days} days; push again to renew them."
-    reason = "some images are in S3, some are not"
-    if how == "local" or (how == "auto" and not any(in_s3)):
+    reason = "some images are in a bucket that Label Studio cannot be sent to"
+    if how == "local" or (how == "auto" and not any("://" in place for place in places)):
         try:
             return _served(connection, project, places, read), "Images come through Label Studio's local file serving."
         except LabelServerError as error:
