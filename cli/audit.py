@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -149,13 +150,16 @@ def audit(
     for note in record.info.get("notes", ()):
         session.say(note)
     undecided = open_findings(record.findings, decisions(repository))
-    session.emit(answer, _summary(record, undecided, out))
+    session.emit(answer, _summary(record, undecided, out, check or ()))
     if fail_on is not None and (worst := record.worst()) and SEVERITIES.index(worst) >= SEVERITIES.index(fail_on):
         raise typer.Exit(CHECK_FAILED)
 
 
-def _summary(record: Any, undecided: Any, out: Path) -> list[str]:
+def _summary(record: Any, undecided: Any, out: Path, asked: Collection[str]) -> list[str]:
+    """Checks that had nothing to look at are told in one line, unless they were asked for by name."""
     levels = ("high", "medium", "low")
+    checks = record.info["checks"]
+    idle = [name for name, facts in checks.items() if facts.get("skipped") and name not in asked]
     lines = table(
         (
             [
@@ -163,10 +167,13 @@ def _summary(record: Any, undecided: Any, out: Path) -> list[str]:
                 *("–".rjust(len(level)) if facts.get("skipped") else facts["severity"][level] for level in levels),
                 facts.get("skipped") and f"skipped: {facts['skipped']}",
             ]
-            for name, facts in record.info["checks"].items()
+            for name, facts in checks.items()
+            if name not in idle
         ),
         header=("check", *levels, ""),
     )
+    if idle:
+        lines += ["", f"Skipped, for reasons that the report gives: {', '.join(idle)}."]
     noise = record.summaries.get("label_noise", {})
     if "estimated_errors" in noise:
         lines += [

@@ -280,7 +280,12 @@ def _end(notes: Iterable[str], basis: Mapping[str, Any]) -> Iterable[str]:
 
 def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_fact(one)}" for name, one in value.items() if one not in (None, ""))
+        counts = all(isinstance(one, int) for one in value.values())
+        return ", ".join(
+            f"{name}: {one:,}" if counts else f"{name} {_fact(one)}"
+            for name, one in value.items()
+            if one not in (None, "")
+        )
     if isinstance(value, list | tuple):
         return ", ".join(str(one) for one in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

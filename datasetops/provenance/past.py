@@ -20,6 +20,7 @@ from datasetops.manifest import Repository, Version
 from datasetops.manifest.segment import Positions
 from datasetops.provenance.rows import TablePast
 
+_ALIKE: Final = 2  # first characters that an id shares with one that may be meant
 _REPAIR: Final = "Put it back from a backup, then run `dsops verify`."
 
 
@@ -145,8 +146,11 @@ def _clocks(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def unknown(noun: str, name: str, near: Sequence[str]) -> NotFoundError:
-    """For an id that no version held; `near` are ids that it may have meant."""
-    remedy = f"The nearest: {', '.join(near[:10])}." if near else f"There are no {noun}s yet."
+    """For an id that no version held; `near` are ids beside it, of which those that begin alike are told."""
+    alike = [one for one in near if one[:_ALIKE] == name[:_ALIKE]]
+    remedy = f"The nearest: {', '.join(alike[:10])}." if alike else "Give an id or the beginning of one."
+    if noun == "sample":
+        remedy += " A sample's path will do, or the end of it."
     return NotFoundError(f"No version ever held the {noun} {name!r}.", remedy=remedy)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datasetops.errors import NotFoundError
 from datasetops.manifest import Repository
 from datasetops.manifest.segment import Positions
 from datasetops.provenance.past import Past, unknown
@@ -23,13 +24,14 @@ from datasetops.review.history import difference, thing
 Row = dict[str, Any]
 RIGHTS: Final = ("origin", "license", "consent", "expires_at", "captured_at")
 _TOLD: Final = ("uri", "sha256", "split", "group", *RIGHTS)  # facts of a sample
+_NEAR: Final = 10  # of several that may be meant, so many are told
 _COLUMNS: Final = {name: [*schema.names, "_salt"] for name, schema in TABLES.items()}
 
 
 def sample_story(repository: Repository, sample_id: str) -> Story:
     """Where a sample came from, what was done to it, and where it went.
 
-    `sample_id` may be the beginning of one, or the sample's path. Raises NotFoundError with the nearest ids.
+    `sample_id` may be the beginning of one, or the sample's path or its end. Raises NotFoundError with the nearest ids.
     """
     past = Past(repository)
     name, live = _found(past, "samples", sample_id)
@@ -92,17 +94,27 @@ def _found(past: Past, table: str, wanted: str) -> tuple[str, Positions]:
     near = rows.near(wanted)
     begun = [name for name in near if wanted and name.startswith(wanted)]
     if table == "samples" and not begun:
-        begun = near = _by_place(rows, wanted) or near
+        begun = _by_place(rows, wanted)
     if len(begun) == 1:
         return begun[0], rows.live(pa.array(begun, pa.string()))
+    if begun:
+        raise NotFoundError(
+            f"{wanted!r} may be {len(begun):,} {table}.", remedy=f"Give one: {', '.join(begun[:_NEAR])}."
+        )
     raise unknown(table.removesuffix("s"), wanted, near)
 
 
 def _by_place(rows: TablePast, wanted: str) -> list[str]:
-    """Samples that ever had this path, or belonged to this group."""
-    for column in ("uri", "group"):
-        named = rows.flags(lambda part, name=column: pc.equal(part[name], wanted), [column])  # type: ignore[misc]
-        if found := rows.keys(named).to_pylist():
+    """Samples that ever had this path, belonged to this group, or had a path that ends with these names."""
+    ending = "/" + wanted.removeprefix("./").lstrip("/")
+    while ending.startswith("/../"):
+        ending = ending.removeprefix("/..")
+    for column, test in (
+        ("uri", lambda part: pc.equal(part["uri"], wanted)),
+        ("group", lambda part: pc.equal(part["group"], wanted)),
+        ("uri", lambda part: pc.or_(pc.equal(part["uri"], ending[1:]), pc.ends_with(part["uri"], ending))),
+    ):
+        if found := rows.keys(rows.flags(test, [column])).to_pylist():
             return [str(one) for one in found]
     return []
 

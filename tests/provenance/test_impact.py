@@ -240,6 +240,10 @@ def test_groups_and_paths_are_asked_for_by_name(pets: Repository) -> None:
     uri = pets.version("v1").table("samples", ["sample_id", "uri"]).to_pylist()[0]["uri"]
     assert sample_story(pets, uri).name == "i00"
     assert sample_story(pets, "owner-4").name == "i04"
+    assert sample_story(pets, "../source/i04.png").name == "i04"
+    assert sample_story(pets, "i04.png").name == "i04"
+    with pytest.raises(NotFoundError, match="may be 1"):
+        sample_story(pets, "i")
 
 
 def ask(repository: Repository, *arguments: str) -> tuple[int, str]:
