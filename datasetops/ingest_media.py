@@ -19,6 +19,7 @@ from datasetops.progress import Progress
 from datasetops.records import Finding, sha256_hex
 from datasetops.store.media import Media, media_uri
 from datasetops.store.source import WithFiles
+from datasetops.store.source_dvc import DvcTree
 from datasetops.store.tree import SourceTree
 
 _SCANNED: Final = "media.sqlite"
@@ -41,6 +42,7 @@ def with_media(
         uris = pc.coalesce(samples["media"], samples["sample_id"], samples["key"])
         nothing = pa.nulls(len(samples), pa.string())
         return samples.append_column("uri", uris).append_column("sha256", nothing).append_column("media_type", nothing)
+    stored = _only_cached(tree, paths)
     tree = WithFiles(tree, paths)
     cache = ScanCache(repository.cache / _SCANNED)
     facts = scan_media(tree, paths, cache=cache, jobs=repository.settings.jobs, progress=progress)
@@ -74,13 +76,19 @@ def with_media(
             fact |= {"sha256": sha256_hex(plain)}
             media.add(plain, sha256=fact["sha256"], path=row["media"])
         beside.update(fact["beside"].split(", ") if fact["beside"] else ())
-        where = media_uri(fact["sha256"], row["media"]) if copy else media.relative(tree.uri(row["media"]))
+        copied = copy or row["media"] in stored
+        where = media_uri(fact["sha256"], row["media"]) if copied else media.relative(tree.uri(row["media"]))
         names = ("sha256", "width", "height", "media_type")
         kept.append(row | {"uri": where} | {name: fact[name] for name in names})
     if beside:
         parsed.notes.append(_told_beside(beside, stripped=strip))
-    if copy:
-        for row in progress(kept, len(kept), "Copying images"):
+    if stored and not copy:
+        parsed.notes.append(
+            f"{len(stored):,} images that DVC keeps are not checked out: they were copied into the repository"
+        )
+    if copy or stored:
+        taken = [row for row in kept if copy or row["media"] in stored]
+        for row in progress(taken, len(taken), "Copying images"):
             if row["sha256"] and not (strip and row["media_type"] in STRIPPED):
                 media.add(tree.read(row["media"]), sha256=row["sha256"], path=row["media"])
     schema = samples.schema.append(pa.field("uri", pa.string())).append(pa.field("sha256", pa.string()))
@@ -102,6 +110,13 @@ def without_erased(rows: pa.Table, parsed: Parsed, tree: SourceTree, repository:
         "are left out (--take-erased takes them)"
     )
     return rows.filter(pc.invert(gone))
+
+
+def _only_cached(tree: SourceTree, paths: list[str]) -> set[str]:
+    """Of some paths those that DVC has, but not where they would be read from later."""
+    if not isinstance(tree, DvcTree):
+        return set()
+    return {path for path in paths if not path.startswith("/") and tree.only_cached(path)}
 
 
 def _told_beside(beside: Mapping[str, int], *, stripped: bool) -> str:

@@ -18,7 +18,7 @@ def open_source(url: str | Path) -> SourceTree:
 
     S3 follows the AWS_* environment variables, AWS_ENDPOINT_URL included; the others see `cloud_client`. Raises
     NotFoundError where there is nothing, StoreError where a cloud refuses or cannot be reached, FormatError for other
-    kinds of URL.
+    kinds of URL. What DVC tracks, or a .dvc file names, is as DVC has it (`source_dvc`).
     """
     text = str(url)
     if text.startswith("s3://"):
@@ -35,6 +35,11 @@ def open_source(url: str | Path) -> SourceTree:
             remedy="Name a local folder or file, or s3://, gs:// or az://bucket/prefix; download anything else first.",
         )
     path = Path(text).expanduser()
+    from datasetops.store.source_dvc import open_dvc
+
+    tracked = open_dvc(path)
+    if tracked is not None:
+        return tracked
     if not path.exists():
         raise NotFoundError(f"{text}: there is no such file or folder.", remedy="Check the path's spelling.")
     root = Path(os.path.realpath(path))
