@@ -61,30 +61,30 @@ def record_round(repository: Repository, chosen: Round) -> Round:
     same = canonical_json(asdict(chosen))
     for known in rounds(repository):
         if canonical_json(asdict(replace(known, name=chosen.name))) == same:
+            if not repository.ledger.names_file(known.key):  # what wrote it was killed in the middle
+                _note(repository, known)
             return known
     number = max((int(name[1:]) for name in round_names(repository) if name[1:].isdigit()), default=0) + 1
     for name in (f"r{n}" for n in range(number, number + _ATTEMPTS)):
         made = replace(chosen, name=name)
-        data = canonical_json(asdict(made))
         try:
-            repository.store.put_new(made.key, data)
+            repository.store.put_new(made.key, canonical_json(asdict(made)))
         except KeyExistsError:
             continue
-        event = Event(
-            "select",
-            repository.settings.actor,
-            inputs={
-                "version": made.version,
-                "commit": made.commit,
-                "model": made.model,
-                "embedder": made.embedder,
-            },
-            outputs={"files": {made.key: sha256_hex(data)}, "samples": len(made.samples)},
-            parameters={"round": name, "strategy": made.strategy, "seed": made.seed, **made.parameters},
-        )
-        repository.ledger.record(event)
+        _note(repository, made)
         return made
     raise ConflictError("Rounds are being made without pause.", remedy="Run the command again later.")
+
+
+def _note(repository: Repository, made: Round) -> None:
+    event = Event(
+        "select",
+        repository.settings.actor,
+        inputs={"version": made.version, "commit": made.commit, "model": made.model, "embedder": made.embedder},
+        outputs={"files": {made.key: sha256_hex(repository.store.get(made.key))}, "samples": len(made.samples)},
+        parameters={"round": made.name, "strategy": made.strategy, "seed": made.seed, **made.parameters},
+    )
+    repository.ledger.record(event)
 
 
 def rounds(repository: Repository) -> Iterator[Round]:

@@ -21,6 +21,7 @@ from datasetops.manifest import Repository, Version
 from datasetops.preannotate.disagreement import disagreement_scores, keep_disagreement
 from datasetops.preannotate.measure import KINDS
 from datasetops.preannotate.stored import stored_detections
+from datasetops.sheets import read_frame
 
 _SHOWN_BOXES: Final = 0.05  # score below which a box is clutter: detectors give hundreds of those an image
 _MODEL_NEEDED: Final = "Name a model whose boxes are kept: --predictions MODEL. They are made with: dsops preannotate"
@@ -31,10 +32,7 @@ def read_scores(path: Path) -> pd.Series[float]:
 
     Raises FormatError that names file and field.
     """
-    try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path}: {str(error).splitlines()[0]}", remedy="Give a CSV or Parquet table.") from None
+    frame = read_frame(path)
     missing = [name for name in ("sample_id", "score") if name not in frame.columns]
     if missing:
         raise FormatError(f"{path}: there is no column {missing[0]}.", remedy="It takes sample_id and score.")

@@ -6,7 +6,6 @@ entries names does not count, for its writer was stopped or came second.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from datasetops.audits.decision import AlreadyDecidedError, Decision
 from datasetops.errors import ConflictError, DamagedError, NotFoundError
 from datasetops.ledger import Entry, Event
 from datasetops.manifest import Repository, Version
-from datasetops.records import canonical_json, sha256_hex
+from datasetops.records import canonical_json, parse_json, sha256_hex
 
 _FOLDER: Final = "decisions/"
 _ATTEMPTS: Final = 200  # as the ledger's own
@@ -164,7 +163,10 @@ class DecisionLog:
         rows: list[dict[str, Any]] = []
         for key in entry.event.outputs.get("files", {}):
             try:
-                rows += json.loads(self._repository.store.get(key))
+                found = parse_json(self._repository.store.get(key))
+                if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+                    raise ValueError("no list of decisions")
+                rows += found
             except (NotFoundError, ValueError) as error:
                 raise DamagedError(f"{key} is missing or damaged: {error}", remedy=_REPAIR) from None
         return rows
@@ -181,9 +183,9 @@ class DecisionLog:
                 for row in rows:
                     self._standing.pop((row["finding_id"], row["actor"]), None)
                     self._by_finding.get(row["finding_id"], {}).pop(row["actor"], None)
+            self._stand(came)
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedError(f"Ledger entry {entry.number} keeps no decisions: {error}.", remedy=_REPAIR) from None
-        self._stand(came)
         if rows:
             self._entries.append(entry.number)
             self._about.append(about)

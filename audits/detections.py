@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pandas as pd
-import pyarrow as pa
 
 from datasetops.audits.base import AuditContext
 from datasetops.errors import FormatError, did_you_mean
 from datasetops.formats.jsonfile import load_json
 from datasetops.schema import LabelSchema
+from datasetops.sheets import read_frame
 from datasetops.store.source import open_source
 
 CORNERS: Final = ["x1", "y1", "x2", "y2"]
@@ -105,17 +105,11 @@ def read_detections(path: Path, samples: pd.DataFrame, schema: LabelSchema) -> p
 
 def _from_table(path: Path, samples: pd.DataFrame) -> pd.DataFrame:
     """Columns COLUMNS; sample_id is missing where the version has no such sample."""
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:  # ids stay as they are written, and a class may be called NA
-            texts = {"sample_id": "str", "uri": "str", "label": "str"}
-            empty = {name: [""] for name in (*CORNERS, "score")}
-            frame = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=empty)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise FormatError(
-            f"{path}: {str(error).splitlines()[0]}", remedy="Give a CSV or Parquet table, or COCO results as .json."
-        ) from None
+    # Ids stay as they are written, and a class may be called NA.
+    texts = {"sample_id": "str", "uri": "str", "label": "str"}
+    empty = {name: [""] for name in (*CORNERS, "score")}
+    remedy = "Give a CSV or Parquet table, or COCO results as .json."
+    frame = read_frame(path, remedy, dtype=texts, keep_default_na=False, na_values=empty)
     key = next((name for name in _KEYS if name in frame.columns), None)
     absent = ["sample_id or uri"] if key is None else [name for name in COLUMNS[1:] if name not in frame.columns]
     if key is None or absent:
@@ -215,7 +209,8 @@ def _samples_of(image_ids: list[str], samples: pd.DataFrame, path: Path) -> list
 def _categories(document: Mapping[str, Any]) -> dict[Any, str]:
     listed = document.get("categories")
     entries = listed if isinstance(listed, list) else []
-    return {one["id"]: one["name"] for one in entries if isinstance(one, dict) and {"id", "name"} <= one.keys()}
+    named = (one for one in entries if isinstance(one, dict) and isinstance(one.get("name"), str))
+    return {one["id"]: one["name"] for one in named if type(one.get("id")) in (int, str)}
 
 
 def _unknown_category(where: str, number: str, names: Mapping[Any, str]) -> FormatError:

@@ -10,6 +10,7 @@ import pandas as pd
 from datasetops.audits.confident import ROW_SUM_TOLERANCE
 from datasetops.errors import FormatError, did_you_mean
 from datasetops.schema import LabelSchema
+from datasetops.sheets import read_frame
 
 _KEYS = ("sample_id", "uri")
 
@@ -19,10 +20,7 @@ def read_probabilities(path: Path) -> pd.DataFrame:
 
     Raises FormatError that names file and field.
     """
-    try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{path}: {str(error).splitlines()[0]}", remedy="Give a CSV or Parquet table.") from None
+    frame = read_frame(path)
     key = next((name for name in _KEYS if name in frame.columns), None)
     if key is None:
         raise FormatError(
@@ -60,6 +58,12 @@ def for_version(frame: pd.DataFrame, samples: pd.DataFrame, schema: LabelSchema)
             remedy="Fill the gap, or leave the row out.",
         )
     names = set(frame.columns.map(str))
+    words = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    if words and len(frame):
+        numbers = pd.to_numeric(frame[words[0]], errors="coerce").isna().to_numpy()
+        place = int(np.argmax(numbers))
+        value, who = str(frame[words[0]].iloc[place])[:50], frame.index[place]
+        raise FormatError(f"probabilities: sample {who!r}, {words[0]}: {value!r} is not a number.", remedy=remedy)
     frame = frame.rename(columns=str).reindex(columns=list(schema.class_names)).fillna(0.0).astype(np.float64)
     sums = frame.sum(axis=1)
     wrong = (frame.min(axis=1) < 0) | (frame.max(axis=1) > 1)

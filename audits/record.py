@@ -131,6 +131,11 @@ def store_audit(repository: Repository, record: AuditRecord) -> None:
     repository.ledger.record(event)
 
 
+def is_noted(repository: Repository, record: AuditRecord) -> bool:
+    """Whether the ledger has the audit; else what stored it was killed in the middle."""
+    return repository.ledger.names_file(f"{_folder(record.version, record.audit_id)}/audit.json")
+
+
 def stored_audit(repository: Repository, version: Version, audit_id: str) -> AuditRecord | None:
     folder = _folder(version.name, audit_id)
     try:

@@ -21,7 +21,7 @@ from datasetops.audits.ingested import ingest_findings
 from datasetops.audits.personal_data import NAME as PERSONAL_DATA
 from datasetops.audits.pixel_probabilities import PixelProbabilities
 from datasetops.audits.probabilities import for_version
-from datasetops.audits.record import AuditRecord, scores_table, store_audit, stored_audit, worst_first
+from datasetops.audits.record import AuditRecord, is_noted, scores_table, store_audit, stored_audit, worst_first
 from datasetops.audits.stored import StoredImages
 from datasetops.errors import DatasetOpsError, ModelError, NotFoundError, did_you_mean
 from datasetops.manifest import Repository, Version
@@ -82,7 +82,7 @@ def audit(
     } | ({"personal_model": detector} if detector else {})
     audit_id = sha256_hex(canonical_json([version.digest, parameters, _code_version()]))[:12]
     stored = None if again else stored_audit(repository, version, audit_id)
-    if stored is not None and stored.info.get("unreadable") == 0:
+    if stored is not None and stored.info.get("unreadable") == 0 and is_noted(repository, stored):
         return replace(stored, reused=True)
 
     rows = version.table("annotations")

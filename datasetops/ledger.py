@@ -7,7 +7,6 @@ after it (number of versions, head of each branch); everything under `refs/` can
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from datasetops.errors import ConflictError, DamagedError, NotFoundError
-from datasetops.records import canonical_json, sha256_hex
+from datasetops.records import canonical_json, parse_json, sha256_hex
 from datasetops.store import KeyExistsError, Store
 
 HINT: Final = "ledger/tail"
@@ -78,7 +77,7 @@ class Entry:
     def from_bytes(cls, data: bytes) -> Entry:
         """Raises ValueError where the bytes are not an entry in canonical form."""
         try:
-            raw = json.loads(data)
+            raw = parse_json(data)
             event = Event(
                 **{name: raw[name] for name in ("kind", "actor", "inputs", "outputs", "parameters", "event_id", "time")}
             )
@@ -132,6 +131,10 @@ class Ledger:
             yield entry
             entry = self.read(entry.number - 1) if entry.number else None
 
+    def names_file(self, key: str) -> bool:
+        """Whether an event left this file behind. One that none names is of a process that was killed before it was done."""
+        return any(key in entry.event.outputs.get("files", {}) for entry in self.backwards())
+
     def append(
         self,
         event: Event,
@@ -183,7 +186,7 @@ class Ledger:
 
     def _hint(self) -> int:
         try:
-            number = json.loads(self._store.get(HINT))["number"]
+            number = parse_json(self._store.get(HINT))["number"]
         except (NotFoundError, ValueError, KeyError, TypeError):
             return 0
         return number if isinstance(number, int) and number >= 0 else 0
@@ -230,9 +233,9 @@ def check_chain(
 def _hint_fault(data: bytes, digests: Mapping[int, Collection[str | None]]) -> str | None:
     """What is wrong with the hint, given the digests that each entry may go by. It is written after its entry."""
     try:
-        hint = json.loads(data)
+        hint = parse_json(data)
         number, digest = int(hint["number"]), hint["digest"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return "it is no hint (harmless: the next commit writes it again)"
     if number not in digests:
         return f"entry {number}, which it names, is missing: the newest entries were removed"

@@ -7,6 +7,7 @@ Boxes are absolute pixels, `x1, y1, x2, y2` (xyxy), float64, origin at the image
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -129,10 +130,21 @@ def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces; the one byte form of a value that is ever hashed.
 
-    Raises ValueError for NaN, infinities and keys that are not strings.
+    Raises ValueError for NaN, infinities, integers of more than 64 bits and keys that are not strings.
     """
     _refuse_nonfinite(value)
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise ValueError(f"this has no JSON form: {error}") from None
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value of a JSON text. Raises ValueError for what is none, and for one that is nested too deeply."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _refuse_nonfinite(value: Any) -> None:

@@ -50,8 +50,6 @@ def load_settings(file: Path | None) -> Settings:
         if file is not None:
             values = tomllib.loads(file.read_text(encoding="utf-8"))
         return Settings(**values | _from_environment())  # the environment goes before the file
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DatasetOpsError(f"{file}: {error}.", remedy="Correct the TOML syntax.") from None
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -59,6 +57,8 @@ def load_settings(file: Path | None) -> Settings:
             f"{file or 'environment'}: {name}: {first['msg']}.",
             remedy=f"Known settings: {', '.join(Settings.model_fields)}; as environment variables DSOPS_<NAME>.",
         ) from None
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits
+        raise DatasetOpsError(f"{file}: {error}.", remedy="Correct the TOML syntax.") from None
 
 
 def _from_environment() -> dict[str, str]:

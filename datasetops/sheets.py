@@ -1,4 +1,4 @@
-"""CSV files that people fill in: decisions on findings, verdicts on items."""
+"""Tables that people bring: CSV files that they fill in, and tables of numbers from their own programs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from datasetops.errors import FormatError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_csv_rows(path: Path, columns: Sequence[str], remedy: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -33,3 +37,15 @@ def read_csv_rows(path: Path, columns: Sequence[str], remedy: str) -> Iterator[t
                 yield reader.line_num, dict(zip(names, cells, strict=False))
     except csv.Error as error:
         raise FormatError(f"{path}: line {reader.line_num}: broken CSV: {error}.", remedy=remedy) from None
+
+
+def read_frame(path: Path, remedy: str = "Give a CSV or Parquet table.", **options: Any) -> pd.DataFrame:
+    """A Parquet table by the name's ending, else a CSV, which is read with pandas' `options`. Raises FormatError with
+    `remedy` for a file that cannot be read."""
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, **options)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:  # of damaged files
+        raise FormatError(f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}", remedy=remedy) from None

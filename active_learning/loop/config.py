@@ -103,7 +103,10 @@ def load_config(path: Path) -> Config:
     problem = _problem(config)
     if problem is not None:
         raise SchemaError(f"{path}: {problem[0]}.", remedy=problem[1])
-    find_strategy(config.strategy)
+    try:
+        find_strategy(config.strategy)
+    except NotFoundError as error:
+        raise NotFoundError(f"{path}: strategy: {error.message}", remedy=error.remedy) from None
     known = plugin_names("checks")
     for name in config.audit.checks if config.audit else ():
         if name not in known:

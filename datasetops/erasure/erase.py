@@ -2,8 +2,8 @@
 
 In this order: the request is noted (with the ids, until all is done); their tasks leave the labeling tools; the items
 leave the newest version of each branch by an ordinary commit; their rows leave the segments of all versions; every other
-object of the store is searched for them; an event `erased` names what was replaced; the certificate is written and the note
-deleted. Each step can be done again, so an interrupted erasure is finished by `resume`.
+object of the store is searched for them; the certificate is written; an event `erased` names it and what was replaced; the note
+is deleted. Each step can be done again, so an interrupted erasure is finished by `resume`.
 """
 
 from __future__ import annotations
@@ -216,21 +216,23 @@ def _carry_out(repository: Repository, samples: frozenset[str], planned: Erasure
         reach=(*REACH, *_tasks_left(planned)),
         files=files_that_name(repository, Words(known | samples)), time=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
-    event = Event(
-        ERASED,
-        repository.settings.actor,
+    event = Event(ERASED, repository.settings.actor, parameters={"reason": done.reason})
+    done = replace(done, event_id=event.event_id)
+    certificate = f"{FOLDER}{event.event_id}.json"
+    data = canonical_json(done.as_dict())
+    event = replace(
+        event,
         outputs={
+            "files": {certificate: sha256_hex(data)},
             "samples": done.samples,
             "annotations": done.annotations,
             "rows": sorted(digests),
             "replaced": {key: list(pair) for key, pair in replaced.items()},
         },
-        parameters={"reason": done.reason},
     )
-    done = replace(done, event_id=event.event_id)
     add_marks(store, samples | images)
+    store.put(certificate, data)
     repository.ledger.record(event)
-    store.put(f"{FOLDER}{event.event_id}.json", canonical_json(done.as_dict()))
     if request["certificate"]:
         told = done.as_dict() | {"sample_ids": sorted(samples)}
         Path(request["certificate"]).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -290,7 +292,7 @@ def _out_of_objects(repository: Repository, words: Words, progress: Progress) ->
 
 def _out_of_cache(cache: Path, words: Words, images: set[str]) -> None:
     """Delete what may hold the items; all of it is made again when it is needed. Embeddings of others stay."""
-    for name in ("thumbnails", "media"):
+    for name in ("thumbnails", "media", "tables"):
         shutil.rmtree(cache / name, ignore_errors=True)
     starts = tuple(image[:12] for image in images)
     for file in list(_files(cache)):

@@ -17,7 +17,7 @@ from datasetops.errors import NotFoundError, RejectedError, did_you_mean
 from datasetops.evaluation.answers import Answers, Source, ask, kind_of, open_source
 from datasetops.evaluation.judged import Judged
 from datasetops.evaluation.judging import judge
-from datasetops.evaluation.record import Evaluation, looks_at, store_evaluation, stored_evaluation
+from datasetops.evaluation.record import Evaluation, is_noted, looks_at, store_evaluation, stored_evaluation
 from datasetops.evaluation.regions import Ints
 from datasetops.evaluation.resampling import RESAMPLES, estimate
 from datasetops.evaluation.slices import by_slice, slice_values
@@ -113,7 +113,7 @@ def evaluation_of(
     }
     evaluation_id = sha256_hex(canonical_json(identity))[:16]
     kept = stored_evaluation(repository, evaluation_id)
-    if kept is not None:
+    if kept is not None and is_noted(repository, kept):
         return kept
     judged = judge(answers, part.samples, version.labels(), version.schema, part.groups, score=least)
     refuse_nothing(judged, answers, version)

@@ -81,6 +81,11 @@ def stored_evaluation(repository: Repository, evaluation_id: str) -> Evaluation 
     return Evaluation(evaluation_id, info, table.to_pandas(), reused=True)
 
 
+def is_noted(repository: Repository, evaluation: Evaluation) -> bool:
+    """Whether the ledger has the evaluation; else what stored it was killed in the middle."""
+    return repository.ledger.names_file(f"{_FOLDER}{evaluation.evaluation_id}.json")
+
+
 def load_evaluation(repository: Repository, name: str) -> Evaluation:
     """The evaluation whose id this is, or begins with. Raises NotFoundError that lists them."""
     known = [key.removeprefix(_FOLDER).removesuffix(".json") for key in repository.store.list(_FOLDER)]

@@ -52,6 +52,6 @@ def _load_lenient(data: bytes, uri: str) -> Document:
         raise FormatError(
             f"{uri}: broken JSON: nested too deeply.", remedy="Fetch or export the file again."
         ) from error
-    except TypeError as error:  # half of a surrogate pair, an integer of more than 64 bits
+    except (TypeError, ValueError) as error:  # half of a surrogate pair, an integer of more than 64 bits
         raise FormatError(f"{uri}: broken JSON: {error}.", remedy="Mend or export the file again.") from error
     return Document(value, nonfinite=True)

@@ -111,17 +111,21 @@ def _read_parquet(source: SourceTree, path: str) -> RawTable:
     try:
         # In this thread: one of Arrow's own that outlives a failing command aborts the process.
         table = pq.ParquetFile(pa.BufferReader(source.read(path))).read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+        names = _names(table.column_names, source.uri(path))
+        _refuse_bytes(table.schema, source.uri(path))
+        columns = {name: column.to_pylist() for name, column in zip(names, table.columns, strict=True)}
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # ValueError: texts that are not UTF-8
         raise FormatError(f"{source.uri(path)} is not a Parquet file: {error}.", remedy="Fetch it again.") from error
-    names = _names(table.column_names, source.uri(path))
-    for name, column in zip(names, table.columns, strict=True):
-        if _holds_bytes(column.type):
+    return RawTable(path, columns, range(len(table)))
+
+
+def _refuse_bytes(schema: pa.Schema, uri: str) -> None:
+    for field in schema:
+        if _holds_bytes(field.type):
             raise FormatError(
-                f"{source.uri(path)}: the column {name!r} holds bytes, such as of images, which are not read from tables.",
+                f"{uri}: the column {field.name!r} holds bytes, such as of images, which are not read from tables.",
                 remedy="Write the images to files, and their paths into a column `path`.",
             )
-    columns = {name: column.to_pylist() for name, column in zip(names, table.columns, strict=True)}
-    return RawTable(path, columns, range(len(table)))
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

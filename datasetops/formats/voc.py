@@ -61,8 +61,9 @@ class VocFormat:
         reader = _Reader(source, options.schema, options.split, splits, problems)
         files = [file for path in paths if (file := reader.file(path)) is not None]
         if not files and not problems.rejected:
+            where = source.uri(source.single_file) if source.single_file else source.url
             raise FormatError(
-                f"{source.url} holds no VOC annotation file: the set is empty.",
+                f"{where} holds no VOC annotation file: the set is empty.",
                 remedy="Name the folder with the .xml files, and the images with --images.",
             )
         files = list(_with_media(files, images, problems))

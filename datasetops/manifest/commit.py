@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from datasetops.errors import DamagedError, NotFoundError
 from datasetops.manifest.erasing import was_replaced
 from datasetops.manifest.segment import SegmentInfo
-from datasetops.records import canonical_json, sha256_hex
+from datasetops.records import canonical_json, parse_json, sha256_hex
 from datasetops.store import Store
 
 FORMAT = 1
@@ -40,7 +39,7 @@ class Commit:
     def from_bytes(cls, data: bytes) -> Commit:
         """Raises ValueError where the bytes are not a commit."""
         try:
-            value = json.loads(data)
+            value = parse_json(data)
             if value.pop("format") != FORMAT:
                 raise ValueError("unknown format; a newer dsops may have written it")
             value["tables"] = {

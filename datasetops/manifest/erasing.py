@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.errors import NotFoundError
+from datasetops.errors import DamagedError, NotFoundError
 from datasetops.manifest.segment import SegmentInfo, digests_of, read_parquet, segment_bytes, segment_key
-from datasetops.records import TABLES, canonical_json, sha256_hex
+from datasetops.records import TABLES, canonical_json, parse_json, sha256_hex
 from datasetops.store import Store
 
 ERASED: Final = "erased"  # the event that ends an erasure
@@ -32,12 +32,18 @@ Rows = npt.NDArray[np.bool_]
 
 def erased_counts(store: Store) -> Mapping[str, int]:
     """By segment, how many of its rows were erased."""
-    return _read(store, SEGMENTS)
+    counts = _read(store, SEGMENTS)
+    if not all(type(count) is int and count > 0 for count in counts.values()):
+        raise _damaged(SEGMENTS)
+    return counts
 
 
 def replaced_objects(store: Store) -> dict[str, tuple[str, str | None]]:
     """By key, the digest that an object had before an erasure, and the one that it has now; None: it is gone."""
-    return {key: (was, now) for key, (was, now) in _read(store, REPLACED).items()}
+    pairs = _read(store, REPLACED)
+    if not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs.values()):
+        raise _damaged(REPLACED)
+    return {key: (was, now) for key, (was, now) in pairs.items()}
 
 
 def was_replaced(store: Store, key: str, was: str, now: str | None) -> bool:
@@ -111,7 +117,15 @@ def contains_any(column: pa.ChunkedArray, wanted: pa.Array) -> Rows:
 
 def _read(store: Store, key: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(store.get(key))
+        found = parse_json(store.get(key))
     except NotFoundError:
         return {}
+    except ValueError:
+        raise _damaged(key) from None
+    if not isinstance(found, dict):
+        raise _damaged(key)
     return found
+
+
+def _damaged(key: str) -> DamagedError:
+    return DamagedError(f"{key} is damaged.", remedy="Put it back from a backup, then run `dsops verify`.")

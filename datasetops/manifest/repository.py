@@ -27,7 +27,7 @@ from datasetops.manifest.erasing import erased_counts
 from datasetops.manifest.segment import Segment, SegmentInfo, digests_of, segment_key, write_segment
 from datasetops.manifest.table import Changes, TableState
 from datasetops.manifest.version import Version
-from datasetops.records import KEYS, TABLES, canonical_json, one_array, sha256_hex
+from datasetops.records import KEYS, TABLES, canonical_json, one_array, parse_json, sha256_hex
 from datasetops.settings import FILE_NAME, Settings, load_settings
 from datasetops.signing import signer
 from datasetops.store import KeyExistsError, Store, open_store
@@ -329,7 +329,7 @@ class Repository:
     def _commit_of(self, name: str) -> str:
         """Commit digest of a version, from its ref, or from the ledger where a crash left none."""
         try:
-            digest = json.loads(self.store.get(f"refs/versions/{name}"))["commit"]
+            digest = parse_json(self.store.get(f"refs/versions/{name}"))["commit"]
             return str(digest)
         except (NotFoundError, ValueError, KeyError, TypeError):
             for entry in self.ledger.backwards():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
 import tempfile
 import uuid
 from collections.abc import Iterable
@@ -26,7 +25,7 @@ import pyarrow.compute as pc
 
 from datasetops.errors import DamagedError, NotFoundError
 from datasetops.manifest.encoding import SALT_BYTES, encode_rows, row_digests, segment_identity
-from datasetops.records import KEYS, TABLES, canonical_json, sha256_hex
+from datasetops.records import KEYS, TABLES, canonical_json, parse_json, sha256_hex
 from datasetops.store import Store
 
 if TYPE_CHECKING:
@@ -299,11 +298,16 @@ def damaged(table_name: str, identity: str, what: str) -> DamagedError:
     )
 
 
-def check_segment(store: Store, table_name: str, info: SegmentInfo, cache: Path) -> str | None:
-    """None if the stored segment is what its name says, otherwise what is wrong. Reads and hashes every row."""
+def check_segment(
+    store: Store, table_name: str, info: SegmentInfo, cache: Path, erased_rows: int | None = None
+) -> str | None:
+    """None if the stored segment is what its name says, otherwise what is wrong. Reads and hashes every row.
+
+    `erased_rows`: how many of its rows are said to be erased; None where nothing says.
+    """
     try:
         raw = store.get(segment_key(table_name, info.id, "json"))
-        descriptor = json.loads(raw)
+        descriptor = parse_json(raw)
         if canonical_json(descriptor) != raw:
             return "its description is damaged"
         erased = {int(at): bytes.fromhex(digest) for at, digest in descriptor.pop("erased").items()}
@@ -325,6 +329,8 @@ def check_segment(store: Store, table_name: str, info: SegmentInfo, cache: Path)
         return "the file is missing"
     except (DamagedError, pa.ArrowInvalid, OSError) as error:
         return str(error).splitlines()[0]
+    if erased_rows is not None and len(erased) != erased_rows:
+        return f"{len(erased)} of its rows were erased, but erasures/segments.json says {erased_rows}"
     digests = digests_of(rows)
     if not Segment(store, table_name, info, cache, len(erased)).agrees_with(rows):
         return "a local copy of it was damaged; the copy has been removed and is made again when needed"

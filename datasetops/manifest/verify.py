@@ -26,6 +26,7 @@ _NAMED = {
     "guides/": "a labeling guide",
     "findings/": "findings of an ingest",
     "media/": "an image",
+    "policies/": "a policy",
 }
 
 
@@ -53,6 +54,11 @@ def verify(
     """
     store = repository.store
     damage: list[Damage] = []
+    try:
+        erased = erased_counts(store)
+        replaced_objects(store)
+    except DamagedError as error:
+        return [Damage(_first_line(error).partition(" ")[0], "it is damaged", "what erasures left")]
     if versions is None:
         damage += [
             Damage(key, problem, "the order of events") for key, problem in check_chain(store, replaced_objects(store))
@@ -101,7 +107,7 @@ def verify(
             held = f"the {'label schema' if folder == 'schemas' else 'labeling guide'} of {_span(users)}"
             damage.append(Damage(f"{folder}/{digest}.{suffix}", _first_line(error), held))
     for (table, info), users in progress(segments.items(), len(segments), "Hashing segments"):
-        problem = check_segment(store, table, info, repository.cache)
+        problem = check_segment(store, table, info, repository.cache, erased.get(info.id, 0) if erased else None)
         if problem:
             held = f"{info.rows:,} rows of {table} in {_span(users)}"
             damage.append(Damage(segment_key(table, info.id), problem, held))

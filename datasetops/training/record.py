@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import resources
@@ -162,6 +163,7 @@ def record_model(repository: Repository, version: Version, trained: Trained, **f
         **facts,
     )
     record = _named(repository, record)
+    event = replace(event, event_id=record.event_id)
     files = {file.key: file.sha256 for file in record.files.values()} | {record.key: sha256_hex(record.to_bytes())}
     repository.ledger.record(
         replace(
@@ -189,7 +191,14 @@ def record_model(repository: Repository, version: Version, trained: Trained, **f
 
 
 def _named(repository: Repository, record: ModelRecord) -> ModelRecord:
-    """Written under the first name that nobody else takes."""
+    """Written under the first name that nobody else takes. What the same training wrote before it was killed is taken on."""
+    for left in _names(repository):
+        key = f"{_FOLDER}{left}.json"
+        with suppress(ValueError):
+            known = ModelRecord.from_bytes(repository.store.get(key))
+            chance = {name: getattr(record, name) for name in ("name", "event_id", "created", "actor")}
+            if replace(known, **chance).to_bytes() == record.to_bytes() and not repository.ledger.names_file(key):
+                return known
     for number in range(1 + len(_names(repository)), 10**6):
         named = replace(record, name=f"m{number}")
         try:

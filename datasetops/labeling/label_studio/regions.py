@@ -7,6 +7,7 @@ of one annotation (rings of a polygon, points of a set) are called `<name>_<numb
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -61,11 +62,21 @@ def regions_of(
     unread: list[str] = []
     problems: list[str] = []
     for result in results:
-        if not isinstance(result, dict) or "from_name" not in result or not isinstance(result.get("value"), dict):
+        if not (isinstance(result, dict) and isinstance(result.get("from_name"), str)) or not isinstance(
+            result.get("value"), dict
+        ):
             unread.append("a result without control or value was left out")
             continue
-        groups[str(result.get("id", result["from_name"]))][result["from_name"]] = result
-    whole = {name: group[name] for group in groups.values() for name in group if name in _whole_image_names(schema)}
+        control = result["from_name"]
+        group = groups[str(result.get("id", control))]
+        if group.setdefault(control, result) != result:
+            unread.append(f"a second result of the control {control!r} for one region was left out")
+    whole: dict[str, Result] = {}
+    for control in _whole_image_names(schema):
+        given = [group[control] for group in groups.values() if control in group]
+        whole |= {control: given[-1]} if given else {}
+        if any(result["value"] != given[-1]["value"] for result in given):
+            unread.append(f"the control {control!r} was answered twice, in different ways")
     regions = _classes(whole, groups, schema, unread)
     parts: dict[tuple[str, str, str | None], list[tuple[int, dict[str, Result]]]] = defaultdict(list)
     for name, group in groups.items():
@@ -78,7 +89,16 @@ def regions_of(
                 if control not in known
             ]
             continue
-        label, point = _class_of(kind, group[kind], schema)
+        problems += [
+            f"a region of {kind} is one of {other} too, which is left out"
+            for other in schema.kinds
+            if other in group and other not in (kind, "classification")
+        ]
+        try:
+            label, point = _class_of(kind, group[kind], schema)
+        except ValueError as error:
+            unread.append(f"a region of {kind} cannot be read: {error}")
+            continue
         if label is not None and schema.find(label) is None:
             unread.append(_no_class(label, schema))
             continue
@@ -86,13 +106,14 @@ def regions_of(
         parts[owner, kind, label].append((number, group))
     for (name, region_kind, label), groups_of_one in parts.items():
         try:
-            values = _values(
-                region_kind, label, [group for _, group in sorted(groups_of_one, key=_first)], schema, size
-            )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            with np.errstate(all="ignore"):  # of huge numbers; what is not finite is told
+                values = _values(
+                    region_kind, label, [group for _, group in sorted(groups_of_one, key=_first)], schema, size
+                )
+                outside = _outside(values, size)
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
             unread.append(f"a region of {region_kind} cannot be read: {type(error).__name__}: {error}")
             continue
-        outside = _outside(values, size)
         if outside:
             problems.append(f"a region of {region_kind} {outside}")
         regions.append(Region(name, values))
@@ -241,9 +262,17 @@ def _classes(
     attributes: dict[str, Any] = {}
     for group in groups.values():
         if not any(kind in group for kind in schema.kinds if kind != "classification"):
-            attributes |= _attributes(group, schema)
+            try:
+                attributes |= _attributes(group, schema)
+            except ValueError as error:
+                unread.append(f"an attribute cannot be read: {error}")
     regions = []
-    for label in (whole.get(LABEL) or {"value": {}})["value"].get("choices") or ():
+    try:
+        labels = [str(label) for label in _listed((whole.get(LABEL) or {"value": {}})["value"], "choices")]
+    except ValueError as error:
+        labels = []
+        unread.append(f"a class cannot be read: {error}")
+    for label in labels:
         if schema.find(label) is None:
             unread.append(_no_class(label, schema))
             continue
@@ -263,7 +292,7 @@ def _no_class(label: str, schema: LabelSchema) -> str:
 
 def _class_of(kind: str, result: Result, schema: LabelSchema) -> tuple[str | None, int | None]:
     """(class, number of the point) that a region's label names."""
-    labels = result["value"].get(result.get("type", "")) or []
+    labels = _listed(result["value"], str(result.get("type", "")))
     label = str(labels[0]) if labels else None
     task = schema.task(kind)
     if kind == "keypoints" and task and label is not None:
@@ -354,12 +383,24 @@ def _attributes(group: Mapping[str, Result], schema: LabelSchema) -> dict[str, A
             continue
         value = group[control]["value"]
         if attribute.type == "number":
-            found[attribute.name] = value.get("number")
+            number = value.get("number")
+            plain = isinstance(number, int | float) and not isinstance(number, bool)
+            if number is not None and not (plain and math.isfinite(number)):
+                raise ValueError(f"{attribute.name}: {number!r:.50} is not a number")
+            found[attribute.name] = number
         elif attribute.type == "text":
             found[attribute.name] = "\n".join(_texts(value.get("text")))
-        elif chosen := value.get("choices"):
+        elif chosen := _listed(value, "choices"):
             found[attribute.name] = attribute_value(attribute, chosen[0])
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _listed(value: Mapping[str, Any], name: str) -> list[Any]:
+    """The list of that name, empty where there is none. Raises ValueError for what is no list."""
+    items = value.get(name) or []
+    if not isinstance(items, list):
+        raise ValueError(f"{name}: expected a list; got {items!r:.50}")
+    return items
 
 
 def _texts(value: Any) -> list[str]:
