@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from datasetops.active_learning.pool import Floats
 from datasetops.audits.crowd import FEW, answer_field
-from datasetops.audits.decision import REVIEW
+from datasetops.audits.decision import MENDS
 from datasetops.manifest import Version
 
 _CLASS: Final = "classification"
@@ -203,7 +203,7 @@ def _timed(version: Version) -> pd.DataFrame:
     rows = table.to_pandas()
     rows["seconds"] = pd.to_numeric(answer_field(rows["answer"], "lead_time"), errors="coerce")
     rows["name"] = answer_field(rows["answer"], "answer_id")
-    timed = (rows["seconds"] > 0) & np.isfinite(rows["seconds"]) & (answer_field(rows["answer"], "tool") != REVIEW)
+    timed = (rows["seconds"] > 0) & np.isfinite(rows["seconds"]) & ~answer_field(rows["answer"], "tool").isin(MENDS)
     found: pd.DataFrame = rows[timed].copy()
     return found
 

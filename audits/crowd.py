@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from datasetops.audits.agreement import pairwise_agreement
 from datasetops.audits.base import AuditContext
 from datasetops.audits.dawid_skene import DawidSkene
-from datasetops.audits.decision import REVIEW
+from datasetops.audits.decision import MENDS
 from datasetops.audits.multiple_tests import holm
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ def answered_rows(context: AuditContext, *kinds: str) -> pd.DataFrame:
     """
     several = pd.concat([context.votes, context.annotations], ignore_index=True)
     known = several["actor"].notna() & several["source"].isin(("human", "import")) & several["kind"].isin(kinds)
-    known &= answer_field(several["answer"], "tool") != REVIEW  # who mended a label did not answer the whole image
+    known &= ~answer_field(several["answer"], "tool").isin(MENDS)  # who mended a label did not answer the whole image
     rows = several[known]
     place = pd.Index(context.samples["sample_id"]).get_indexer(pd.Index(rows["sample_id"]))
     rows = rows.assign(

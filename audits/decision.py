@@ -10,7 +10,8 @@ from datasetops.audits.fix import Fix
 from datasetops.errors import ConflictError
 
 VERDICTS: Final = ("error", "fine", "unsure")
-REVIEW: Final = "review"  # `tool` in the column `answer` of a row that a decision changed: no answer to the whole image
+REVIEW: Final = "review"  # `tool` in the column `answer` of a row that a decision changed
+MENDS: Final = (REVIEW, "fiftyone")  # of those that somebody mended, which is no answer to the whole image
 
 
 @dataclass(frozen=True)

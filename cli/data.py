@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from datasetops.cli.fiftyone import from_fiftyone, to_fiftyone
 from datasetops.cli.session import Session, command, table
 from datasetops.cli.versions import Branch, VersionName
 
 if TYPE_CHECKING:
     from datasetops.export import ExportResult
+    from datasetops.ingest import IngestResult
     from datasetops.splits import SplitResult
 
 Message = Annotated[str | None, typer.Option("--message", "-m", help="Message of the new version.")]
@@ -59,7 +60,12 @@ def init(
 
 def ingest(
     session: Session,
-    source: Annotated[str, typer.Argument(help="Folder, file, or s3://, gs:// or az://bucket/prefix.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SOURCE]", help="Folder, file, or s3://, gs:// or az://bucket/prefix; none with --from."
+        ),
+    ] = None,
     format: Annotated[
         str | None, typer.Option(help="folder, table, coco, yolo or voc; guessed where it is left out.")
     ] = None,
@@ -79,6 +85,21 @@ def ingest(
     take_erased: Annotated[
         bool, typer.Option("--take-erased", help="Also samples that were erased from this repository.")
     ] = False,
+    origin: Annotated[
+        str | None, typer.Option("--from", help="fiftyone: what was changed there, or a dataset that others made.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="--from: the dataset's name there; else that of the folder.")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="--from: mongodb://HOST:PORT; else what FiftyOne's own settings say.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option(help="--from: who changed the labels, if not you.")] = None,
+    tags: Annotated[str | None, typer.Option(metavar="KEY", help="--from: keep people's tags as metadata KEY.")] = None,
+    fine: Annotated[
+        bool, typer.Option("--fine", help="--from: call findings fine whose tag was taken away, labels unchanged.")
+    ] = False,
+    field: Annotated[
+        list[str] | None, typer.Option(help="--from a dataset of others: a field of labels. May be repeated.")
+    ] = None,
     branch: Branch = "main",
     message: Message = None,
     unseal: Unseal = None,
@@ -94,12 +115,38 @@ def ingest(
     Ingesting again changes what the source says otherwise than last time; what others corrected since stays. Columns
     that it does not have and empty cells leave values as they are. A table with sample_id or annotation_id and label,
     such as one of `dsops findings --out` with a column label, corrects labels.
+
+    --from fiftyone brings back what people changed in a dataset that `dsops export --to fiftyone` made, as a new version.
     """
     from datasetops.audits.sealed import sealed_split_guard
     from datasetops.ingest import ingest as bring_in
 
     if strip and not copy:
         raise ValueError("--strip goes with --copy: files that stay where they are stay as they are")
+    plain: dict[str, Any] = {"split": split, "copy": copy, "strip": strip, "strict": strict, "unseal": unseal}
+    plain |= {"take_erased": take_erased}
+    asked: dict[str, Any] = {"overrule": overrule, "branch": branch, "message": message}
+    there: dict[str, Any] = {
+        "name": name,
+        "database": database,
+        "actor": actor,
+        "tags": tags,
+        "fine": fine,
+        "field": field,
+    }
+    if origin is not None:
+        if origin != "fiftyone":
+            raise ValueError(f"--from: expected fiftyone; got {origin!r}")
+        if source is not None or format is not None or images is not None or column:
+            raise ValueError("--from fiftyone takes no SOURCE, no --format, no --images and no --column")
+        brought = from_fiftyone(session, plain, **there, **asked)
+        if brought is not None:
+            _tell_ingest(session, brought, "the dataset in FiftyOne")
+        return
+    if given := [f"--{option}" for option, value in there.items() if value]:
+        raise ValueError(f"{', '.join(given)}: only with --from fiftyone")
+    if source is None:
+        raise ValueError("SOURCE is missing: name a folder or file, or give --from fiftyone")
     columns = {}
     for item in column or []:
         name, sign, heading = item.partition("=")
@@ -111,19 +158,16 @@ def ingest(
         source,
         format=format,
         images=images,
-        split=split,
         columns=columns,
-        copy=copy,
-        strip=strip,
-        strict=strict,
-        branch=branch,
-        message=message,
-        unseal=unseal,
-        overrule=overrule,
-        take_erased=take_erased,
+        **plain,
+        **asked,
         guard=sealed_split_guard(session.progress),
         progress=session.progress,
     )
+    _tell_ingest(session, result, source)
+
+
+def _tell_ingest(session: Session, result: IngestResult, source: str) -> None:
     lines = [result.effect]
     if result.kept:
         lines.append(f"{result.kept:,} labels were left as others made or changed them.")
@@ -282,8 +326,8 @@ def export(
             raise ValueError(f"--to: expected fiftyone; got {to!r}")
         if out is not None or format is not None or no_media or strip:
             raise ValueError("--to fiftyone takes no folder, no --format, no --no-media and no --strip")
-        options = {"name": name, "database": database, "where": where, "overrule": overrule}
-        _to_fiftyone(session, version, override_rights, **options)
+        options: dict[str, Any] = {"name": name, "database": database, "where": where, "overrule": overrule}
+        to_fiftyone(session, version, override_rights, **options)
         return
     if out is None:
         raise ValueError("OUT is missing: name a new or empty folder, or give --to fiftyone")
@@ -307,7 +351,7 @@ def export(
         rights=rights,
         progress=session.progress,
     )
-    lines = _overridden(rights)
+    lines = overridden(rights)
     lines.append(f"{result.version}: wrote {result.samples:,} samples and {result.annotations:,} annotations to {out}")
     session.emit(asdict(result), [*lines, *_beside(result), *(f"not kept by {form}: {text}" for text in result.lost)])
 
@@ -322,35 +366,12 @@ def _beside(result: ExportResult) -> list[str]:
     return [f"CAREFUL: image files say more than their pixels: {counts}. `dsops export --strip` writes them without."]
 
 
-def _overridden(rights: Mapping[str, Any]) -> list[str]:
+def overridden(rights: Mapping[str, Any]) -> list[str]:
     """One loud line where rights were passed over."""
     if not rights:
         return []
     told = ", ".join(f"{breach['rule']} of {breach['samples']:,} samples" for breach in rights["breaches"])
     return [f"OVERRIDDEN {told}. Reason: {rights['override_rights']}"]
-
-
-def _to_fiftyone(session: Session, version: str, override_rights: str | None, **options: Any) -> None:
-    from datasetops.fiftyone import export_to_fiftyone
-    from datasetops.gate.rights import clear_for_export
-
-    repository = session.repository
-    found = repository.version(version)
-    rights = clear_for_export(repository, found, where=options["where"], reason=override_rights)
-    result = export_to_fiftyone(repository, found, rights=rights, progress=session.progress, **options)
-    for note in result.notes:
-        session.say(f"note: {note}")
-    lines = [
-        *_overridden(rights),
-        f"{result.version}: {result.samples:,} samples and {result.labels:,} labels are in the dataset "
-        f"{result.dataset!r} of FiftyOne at {result.database}: {result.added:,} samples added, {result.updated:,} "
-        f"updated, {result.removed:,} removed",
-    ]
-    if result.views:
-        lines.append(f"{result.findings:,} findings; saved views: {', '.join(result.views)}")
-    setting = f"FIFTYONE_DATABASE_URI={result.database} " if options["database"] else ""
-    lines.append(f"Look at it with: {setting}fiftyone app launch {shlex.quote(result.dataset)}")
-    session.emit(asdict(result), lines)
 
 
 def checkout(
@@ -367,7 +388,7 @@ def checkout(
     found = repository.version(version)
     rights = clear_for_export(repository, found, reason=override_rights)
     result = write(repository, found, out, rights=rights, progress=session.progress)
-    lines = _overridden(rights)
+    lines = overridden(rights)
     lines += [f"{result.version}: {result.samples:,} samples and {result.annotations:,} annotations in {out}"]
     lines += [*_beside(result), *(f"missing: {text}" for text in result.missing[:10])]
     session.emit(asdict(result), lines)

@@ -49,6 +49,7 @@ STAGES: Final[Mapping[str, Mapping[str, str]]] = {
         "audit": "dsops audit v3 --fail-on high",
         "findings": "dsops findings v3 --check label_noise --budget 100 --out worklist.csv",
         "decide": "dsops decide v3 FINDING --verdict error",
+        "explore": "dsops explore v3",
         "review open": "dsops review v3",
         "review apply": "dsops review apply v3",
         "review user": "dsops review user people.txt ann --role reviewer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from datasetops.errors import FormatError, RejectedError
 from datasetops.formats import detect_format, load_format
-from datasetops.formats.base import SCOPE, Parsed, ReadOptions
+from datasetops.formats.base import SCOPE, Format, Parsed, ReadOptions
 from datasetops.identity import Known, sample_ids
 from datasetops.ingest_media import with_media, without_erased
 from datasetops.ingest_merge import VALUES, Base, last_ingest, merged_samples, region_ids, settle
@@ -27,6 +28,7 @@ from datasetops.schema import LabelSchema
 from datasetops.store.media import Media
 from datasetops.store.source import open_source
 from datasetops.store.source_dvc import dvc_records
+from datasetops.store.tree import SourceTree
 
 _LISTED: Final = 100  # rejected rows in the answer as JSON
 _SEVERAL: Final = {"classification": "classes", "box": "boxes", "polygon": "polygons", "mask": "masks", "text": "texts"}
@@ -89,9 +91,9 @@ class IngestResult:
 
 def ingest(
     repository: Repository,
-    source: str,
+    source: str | Path | SourceTree,
     *,
-    format: str | None = None,
+    format: str | Format | None = None,
     images: str | None = None,
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -119,7 +121,8 @@ def ingest(
 
     Samples that were erased, by their id or their image's bytes, are left out, which a note tells, unless `take_erased`.
 
-    `guard` may refuse samples that are about to be added, by raising (see audits.sealed).
+    `guard` may refuse samples that are about to be added, by raising (see audits.sealed). A source that is no folder is a
+    tree of its own, with the format that reads it.
 
     `images` is where media paths are looked up, if not in the source; `copy` takes the files into the store, with
     `strip` without what they say beside their pixels (embedded.without_metadata). Faulty
@@ -127,9 +130,10 @@ def ingest(
     """
     if strip and not copy:
         raise ValueError("strip: files that stay where they are stay as they are; it goes with copy")
-    tree = open_source(source)
+    tree = open_source(source) if isinstance(source, str | Path) else source
+    source = source if isinstance(source, str | Path) else tree.url
     image_tree = open_source(images) if images else tree
-    reader = load_format(format or detect_format(tree).format)
+    reader = format if isinstance(format, Format) else load_format(format or detect_format(tree).format)
     head = repository.head(branch)
     schema = repository.schema if branch == MAIN else (head or repository).schema
     media = Media(repository.store, repository.root)

@@ -31,6 +31,7 @@ def connect(database: str | None = None) -> Any:
     if find_spec("fiftyone") is None:
         raise MissingDependencyError("fiftyone", extra="fiftyone", purpose="The export to FiftyOne")
     address = database or os.environ.get(ADDRESS)
+    before = os.environ.get(ADDRESS)
     if address:
         _reach(address)
         os.environ[ADDRESS] = address
@@ -38,6 +39,8 @@ def connect(database: str | None = None) -> Any:
     fiftyone = _imported()
     used = fiftyone.config.database_uri
     if address and used != address:
+        if before is not None:
+            os.environ[ADDRESS] = before
         raise ConflictError(
             f"FiftyOne uses {shown_address(used)} in this process already.", remedy="Use one database in one process."
         )

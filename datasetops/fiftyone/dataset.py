@@ -131,6 +131,15 @@ class Target:
         for document in self._samples.find({DIGESTS: {"$exists": True}}, {"_id": 1}):
             yield document["_id"]
 
+    def count(self) -> int:
+        """All samples, those that others added too."""
+        return int(self._dataset.count())
+
+    def other_label_fields(self) -> list[str]:
+        """Fields with labels that others made."""
+        schema = self._dataset.get_field_schema(embedded_doc_type=self._fo.Label)
+        return sorted(schema.keys() - FIELDS.keys())
+
     def write(self, new: Sequence[Document], changed: Mapping[Any, tuple[Document, Sequence[str]]]) -> None:
         """Insert samples; set and remove fields of others, by the database's id."""
         from pymongo import UpdateOne

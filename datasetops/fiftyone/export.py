@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datasetops.audits.decisions import decisions, open_findings
 from datasetops.audits.record import latest_audit
 from datasetops.errors import NotFoundError, StoreError
 from datasetops.fiftyone.database import connect, quietly, shown_address
 from datasetops.fiftyone.dataset import Target
 from datasetops.fiftyone.images import Picture, Pictures
-from datasetops.fiftyone.labels import KEYS, RESERVED, LabelMaker, field_of_rows, object_id
+from datasetops.fiftyone.labels import KEYS, RESERVED, LabelMaker, field_of_rows, fields_asked, object_id
 from datasetops.fiftyone.marks import ALL, TAG, marks_of, ranked, severity_view
 from datasetops.fiftyone.merge import changed_there, new_sample, update_sample
+from datasetops.fiftyone.rows import ByOwner
 from datasetops.fiftyone.values import Type, Values, objects
 from datasetops.labeling.orientation import shown_size
 from datasetops.ledger import Event
@@ -33,6 +33,7 @@ _TEXTS: Final = ("uri", "split", "group", "origin", "license", "consent")
 _TIMES: Final = ("expires_at", "captured_at")
 _NOT_SHOWN: Final = ("image/tiff", "image/jp2", "image/x-portable-pixmap")  # by browsers
 _TOLD: Final = 3  # examples of images that cannot be shown
+_TYPES: Final[dict[str, Type]] = {"bool": "boolean", "number": "number", "choice": "text", "text": "text"}
 _GENERAL: Final = 1000  # findings about no single sample that go with the dataset
 
 
@@ -110,25 +111,6 @@ def export_to_fiftyone(
     return result
 
 
-class _ByOwner:
-    """Rows of a table by the sample that they are about; those of other samples are left out."""
-
-    def __init__(self, rows: pa.Table, sample_ids: pa.ChunkedArray) -> None:
-        owner = pc.fill_null(pc.index_in(rows["sample_id"], value_set=sample_ids.combine_chunks()), -1).to_numpy()
-        order = np.argsort(owner, kind="stable")
-        first = int(np.searchsorted(owner[order], 0))
-        self.rows = rows.take(pa.array(order[first:]))
-        self._owner: npt.NDArray[np.int64] = owner[order[first:]]
-
-    def between(self, start: int, stop: int) -> dict[int, list[dict[str, Any]]]:
-        """Rows of the samples in the places start to stop - 1, by place."""
-        first, last = np.searchsorted(self._owner, [start, stop]).tolist()
-        found: dict[int, list[dict[str, Any]]] = {}
-        for place, row in zip(self._owner[first:last].tolist(), self.rows[first:last].to_pylist(), strict=True):
-            found.setdefault(place, []).append(row)
-        return found
-
-
 class _Export:
     """One run: everything that is known before the first sample, then the samples in batches."""
 
@@ -140,11 +122,13 @@ class _Export:
         self.samples = samples if ids is None else samples.filter(pc.is_in(samples["sample_id"], ids))
         labels = version.labels()
         labels = labels.append_column("field", field_of_rows(labels, version.schema))
-        self.labels = _ByOwner(labels, self.samples["sample_id"])
-        self.attributes = Values(objects(labels["attributes"]), taken=RESERVED)
+        self.labels = ByOwner(labels, self.samples["sample_id"])
+        asked = {item.name: _TYPES[item.type] for item in version.schema.attributes}
+        self.attributes = Values(objects(labels["attributes"]), taken=RESERVED, declared=asked)
+        self.decided = 0
         self.result = FiftyOneResult(version.name, target.name, "", len(self.samples), len(self.labels.rows))
         found = self._audited(repository)
-        self.findings = _ByOwner(ranked(found), self.samples["sample_id"])
+        self.findings = ByOwner(ranked(found), self.samples["sample_id"])
         self.result.findings = len(self.findings.rows)
         self.general = found.filter(pc.is_null(found["sample_id"]))
         used = [name for name in (*_TEXTS, *_TIMES) if self.samples[name].null_count < len(self.samples)]
@@ -163,7 +147,9 @@ class _Export:
             self.result.notes.append(f"{error.message} So there are no findings to show. {error.remedy}")
             return FINDINGS.empty_table()
         self.result.audit = audit.audit_id
-        return audit.findings
+        made = decisions(repository)
+        self.decided = len(made)
+        return open_findings(audit.findings, made)
 
     def run(self, overrule: bool, progress: Progress) -> FiftyOneResult:
         self._declare()
@@ -175,6 +161,7 @@ class _Export:
                 pass
         self._remove_others()
         self._save_views()
+        self.target.keep_info(self.target.info | {"done": state_of(self.version, self.result.audit, self.decided)})
         self._tell()
         return self.result
 
@@ -185,9 +172,11 @@ class _Export:
         present = [name for name in ("model", "text") if rows[name].null_count < len(rows)]
         present += ["finding"] if marked["annotation_id"].null_count < len(marked) else []
         labels: dict[str, dict[str, Type]] = {}
-        for name in sorted(pc.unique(rows["field"]).to_pylist()):
+        asked = {self.attributes.field_of(item.name) for item in self.version.schema.attributes}
+        names = {*pc.unique(rows["field"]).to_pylist(), *fields_asked(self.version.schema)}
+        for name in sorted(names - ({"classification"} if "classifications" in names else set())):
             of_field = objects(rows["attributes"].filter(pc.equal(rows["field"], name)))
-            attributes = {key for item in of_field for key in self.attributes.fields(item)}
+            attributes = asked | {key for item in of_field for key in self.attributes.fields(item)}
             labels[name] = _texts("annotation_id", "source", "actor", *present)
             labels[name] |= {key: self.attributes.types[key] for key in sorted(attributes)}
         if "keypoints" in labels:
@@ -200,7 +189,7 @@ class _Export:
         self.target.keep_info(
             self.target.info
             | {"version": self.version.name, "commit": self.version.digest, "audit": self.result.audit}
-            | {"keys": sorted(self.keys), "fields": sorted(plain)}
+            | {"done": None, "keys": sorted(self.keys), "fields": sorted(plain), "attributes": self.attributes.stored()}
             | {"findings": self.general.select(["check", "severity", "message"]).to_pylist()[:_GENERAL]}
         )
 
@@ -292,6 +281,11 @@ class _Export:
             notes.append(f"{len(self.troubles):,} images cannot be shown, such as: {told}")
         if hidden := pc.sum(pc.is_in(self.samples["media_type"], pa.array(_NOT_SHOWN))).as_py():
             notes.append(f"{hidden:,} images are TIFF or of another kind that browsers do not show.")
+
+
+def state_of(version: Version, audit: str | None, decided: int) -> list[str | int | None]:
+    """What a dataset shows that was written to its end."""
+    return [version.digest, audit, decided]
 
 
 def _texts(*names: str) -> dict[str, Type]:

@@ -51,7 +51,7 @@ class Pictures:
             if "://" in place and not path.exists():
                 self._copy(row, path)
             if size is None or row["media_type"] in _TURNED:
-                size = _shown_as(path, size)
+                size = shown_as(path, size)
             elif not path.is_file():
                 raise NotFoundError(f"{path} does not exist.")
         except (DatasetOpsError, ImageError) as error:
@@ -75,7 +75,7 @@ def _copy_name(row: Mapping[str, Any]) -> str:
     return f"{name[:2]}/{name}{Path(base_name(row['uri'])).suffix.lower()}"
 
 
-def _shown_as(path: Path, size: ImageSize | None) -> ImageSize:
+def shown_as(path: Path, size: ImageSize | None) -> ImageSize:
     """Size and orientation from as little of the file as tells them. Raises OSError, ImageError."""
     with path.open("rb") as file:
         data = file.read(_HEAD)

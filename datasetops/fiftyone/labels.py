@@ -65,6 +65,13 @@ def field_of_rows(annotations: pa.Table, schema: LabelSchema) -> pa.ChunkedArray
     return pc.case_when(conditions, "masks", "polygons", "keypoints", classes, "texts", "boxes")
 
 
+def fields_asked(schema: LabelSchema) -> list[str]:
+    """Fields for what a schema asks for, so that people can add the first label of a kind in FiftyOne."""
+    classes = "classifications" if schema.multi_label else "classification"
+    of_kind = {"classification": classes, "box": "boxes", "polygon": "polygons", "mask": "masks", "text": "texts"}
+    return [of_kind.get(kind, kind) for kind in schema.kinds]
+
+
 def object_id(name: str) -> Any:
     """The id that the database gives to what has this name."""
     from bson import ObjectId

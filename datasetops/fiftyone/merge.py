@@ -1,7 +1,8 @@
 """What to write over a sample that FiftyOne has already: what people changed or added there stays.
 
-A digest of each label field, as it was written last, is kept with the sample (`digests`): labels that do not hash to it
-were changed in FiftyOne. Tags, and attributes that others added, are no change; they stay with the label they are on.
+A digest of each label, as it was written last, is kept with the sample (`digests`, by field and id of the label): labels
+that do not hash to theirs, or have none, were changed or added in FiftyOne. Tags, and attributes that others added, are no
+change; they stay with the label they are on.
 """
 
 from __future__ import annotations
@@ -29,16 +30,14 @@ class Update:
     kept: list[str] = field(default_factory=list)
 
 
-def digest(field: str, value: Mapping[str, Any] | None, keys: Collection[str]) -> str | None:
-    """Of the labels in a field, whatever their order, by those of their keys that were written from here."""
-    labels = [
-        {key: _plain(item) for key, item in label.items() if key in keys and item is not None}
-        for label in members(field, value)
-    ]
-    if not labels:
-        return None
-    labels.sort(key=lambda label: str(label.get("_id")))
-    return hashlib.sha256(orjson.dumps(labels, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+def digests_of(field: str, value: Mapping[str, Any] | None, keys: Collection[str]) -> dict[str, str]:
+    """Of the labels in a field, by their ids, from those of their keys that were written from here."""
+    return {str(label.get("_id")): digest(label, keys) for label in members(field, value)}
+
+
+def digest(label: Mapping[str, Any], keys: Collection[str]) -> str:
+    content = {key: plain(item) for key, item in label.items() if key in keys and item is not None}
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def new_sample(
@@ -50,7 +49,7 @@ def new_sample(
     document["tags"] = [*_split_tag(values), *marks.tags]
     document["findings"] = marks.findings or None
     document["finding_rank"] = {"_cls": "DynamicEmbeddedDocument"} | marks.rank if marks.rank else None
-    document[DIGESTS] = {name: digest(name, value, keys) for name, value in sorted(written.items()) if value}
+    document[DIGESTS] = {name: digests_of(name, value, keys) for name, value in sorted(written.items()) if value}
     return {name: value for name, value in document.items() if value is not None}
 
 
@@ -69,9 +68,9 @@ def update_sample(
     digests = dict(old.get(DIGESTS) or {})
     for name in FIELDS:
         before, after = old.get(name), value_of(name, labels.get(name, ()))
-        found, new = digest(name, before, keys), digest(name, after, keys)
-        if overrule or found in (digests.get(name), new):
-            wanted[name] = _with_marks(name, _joined(name, before, after, keys), marks)
+        found, new = digests_of(name, before, keys), digests_of(name, after, keys)
+        if overrule or found in (digests.get(name) or {}, new):
+            wanted[name] = _with_marks(name, joined(name, before, after, keys), marks)
             digests[name] = new
         else:
             wanted[name] = _with_marks(name, before, marks)
@@ -83,7 +82,7 @@ def update_sample(
         before, after = old.get(name), wanted.get(name)
         if name == "metadata" and before and after:
             after = before | after  # FiftyOne measures more of an image than a version knows
-        if before == after or _plain(before) == _plain(after):
+        if before == after or plain(before) == plain(after):
             continue
         if after is None:
             update.gone.append(name)
@@ -95,14 +94,14 @@ def update_sample(
 def changed_there(old: Document, keys: Collection[str]) -> bool:
     """Whether labels of a sample were changed in FiftyOne."""
     digests = old.get(DIGESTS) or {}
-    return any(digest(name, old.get(name), keys) != digests.get(name) for name in FIELDS)
+    return any(digests_of(name, old.get(name), keys) != (digests.get(name) or {}) for name in FIELDS)
 
 
 def _split_tag(values: Document) -> list[str]:
     return [values["split"]] if values.get("split") else []
 
 
-def _joined(name: str, before: Document | None, after: Document | None, keys: Collection[str]) -> Document | None:
+def joined(name: str, before: Document | None, after: Document | None, keys: Collection[str]) -> Document | None:
     """`after`, with the tags and attributes that others gave to the same labels."""
     known = {label.get("_id"): label for label in members(name, before)}
     labels = []
@@ -121,12 +120,12 @@ def _with_marks(name: str, value: Document | None, marks: Marks) -> Document | N
     return labels[0] if within is None else value | {within: labels}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """For comparing: numbers that are equal look equal, also those that are none; bytes by their hash."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, bool | str) or value is None:
         return value
     if isinstance(value, int | float):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final, Literal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, cast
 
 import orjson
 import pyarrow as pa
@@ -20,12 +20,20 @@ class Values:
     Whole and other numbers together are numbers; everything else that is mixed, or is a list or an object, is text.
     """
 
-    def __init__(self, objects: Iterable[Mapping[str, Any]], taken: Collection[str]) -> None:
+    def __init__(
+        self,
+        objects: Iterable[Mapping[str, Any]],
+        taken: Collection[str],
+        declared: Mapping[str, Type] | None = None,
+    ) -> None:
+        """`declared` are types of keys that may come without any value yet; what is there goes before."""
         seen: dict[str, set[Type]] = {}
         for item in objects:
             for key, value in item.items():
                 if value is not None:
                     seen.setdefault(key, set()).add(_type(value))
+        for key, kind in (declared or {}).items():
+            seen.setdefault(key, {kind})
         self._fields: dict[str, str] = {}
         self.types: dict[str, Type] = {}
         for key in sorted(seen):
@@ -33,9 +41,30 @@ class Values:
             self._fields[key] = name
             self.types[name] = _common(seen[key])
 
+    @classmethod
+    def of(cls, stored: Iterable[Sequence[str]]) -> Values:
+        """From what `stored` gave."""
+        made = cls((), ())
+        for key, name, kind in stored:
+            made._fields[key] = name
+            made.types[name] = cast(Type, kind)
+        return made
+
+    def stored(self) -> list[list[str]]:
+        """(key, field, type) of each, for JSON."""
+        return [[key, name, self.types[name]] for key, name in self._fields.items()]
+
+    def field_of(self, key: str) -> str:
+        return self._fields[key]
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self._fields)
+
     def fields(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """One of the objects as fields; keys without a value are left out."""
-        named = ((self._fields[key], value) for key, value in item.items() if value is not None)
+        """One of the objects as fields; keys without a value, and those that have no field, are left out."""
+        known = ((key, value) for key, value in item.items() if value is not None and key in self._fields)
+        named = ((self._fields[key], value) for key, value in known)
         return {name: _as(self.types[name], value) for name, value in named}
 
 

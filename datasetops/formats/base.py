@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -100,6 +100,7 @@ class ExportReport:
     lost: list[str] = field(default_factory=list)
 
 
+@runtime_checkable
 class Format(Protocol):
     """A plugin of the entry-point group `datasetops.formats`."""
 

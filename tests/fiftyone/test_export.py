@@ -2,174 +2,30 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import math
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pictures import photos, write_digits
-from PIL import Image
+from fiftyone_cases import MASK, commit, counted, export, found, labels, noise, sample
+from pictures import write_digits
 from typer.testing import CliRunner
 
-from datasetops.audits.record import SCORES, AuditRecord, store_audit, worst_first
 from datasetops.cli.main import app
 from datasetops.errors import ConflictError, MissingDependencyError, StoreError
-from datasetops.fiftyone import FiftyOneResult, database, export_to_fiftyone
+from datasetops.fiftyone import database
 from datasetops.fiftyone.values import Values
 from datasetops.ingest import ingest
-from datasetops.labeling.masks import encoded
-from datasetops.ledger import Event
-from datasetops.manifest import Change, Repository, Version
-from datasetops.records import Finding, findings_table
-from datasetops.schema import LabelSchema, load_schema
+from datasetops.manifest import Repository
+from datasetops.records import Finding
+from datasetops.schema import load_schema
 
 pytestmark = [pytest.mark.server, pytest.mark.xdist_group("fiftyone")]
-SERVER = Path(__file__).parents[1] / "build" / "mongo" / "bin" / "secantusd-py"
-MASK = np.zeros((427, 640), bool)
-MASK[100:200, 300:340] = True
-MASK[100:120, 300:310] = False
-
-
-@pytest.fixture(scope="session")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a database that was started for the tests, on a free port of this machine."""
-    if not SERVER.is_file():
-        pytest.skip("there is no database server: make build/mongo/.done")
-    folder = tmp_path_factory.mktemp("database")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(SERVER), "--host", "127.0.0.1", "--port", str(port), "--storage-path", str(folder / "data")]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-    for _ in range(300):
-        if process.poll() is not None:
-            pytest.fail(f"the database did not start: {(folder / 'server.log').read_text()[-2000:]}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"mongodb://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(20)
-
-
-@pytest.fixture(scope="session")
-def fiftyone(address: str) -> Iterator[Any]:
-    """FiftyOne, connected to it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FIFTYONE_DATABASE_URI", address)
-        patch.setenv("FIFTYONE_DO_NOT_TRACK", "1")
-        with database.quietly():
-            module = database.connect()
-        yield module
-        connection = module.core.odm.database  # at exit it would wait half a minute for a server that is gone
-        atexit.unregister(connection._delete_non_persistent_datasets_if_allowed)
-        connection._disconnect()
-
-
-@pytest.fixture
-def name(fiftyone: Any, request: pytest.FixtureRequest) -> str:
-    """Of a dataset that is there for one test."""
-    chosen = str(request.node.name)
-    if fiftyone.dataset_exists(chosen):
-        fiftyone.delete_dataset(chosen)
-    return chosen
-
-
-@pytest.fixture
-def everything(tmp_path: Path) -> Repository:
-    """Five photos with an annotation of every kind each; the camera was held upright for s3."""
-    schema = {
-        "name": "everything",
-        "version": 1,
-        "tasks": [
-            *({"kind": kind} for kind in ("classification", "box", "polygon", "mask", "text")),
-            {"kind": "keypoints", "keypoints": ["nose", "tail"], "skeleton": [["nose", "tail"]]},
-        ],
-        "classes": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
-        "attributes": [{"name": "occluded", "type": "bool"}, {"name": "tags", "type": "text"}],
-    }
-    repository = Repository.init(tmp_path / "photos", LabelSchema.model_validate(schema))
-    for number in range(5):
-        exif = Image.Exif()
-        exif[0x0112] = 6 if number == 3 else 1
-        photos()[number % 2].save(tmp_path / "photos" / f"{number}.jpg", exif=exif)
-    commit(repository, [sample(number) for number in range(5)], [row for n in range(5) for row in labels(n)])
-    return repository
-
-
-def sample(number: int, **changes: Any) -> dict[str, Any]:
-    metadata = {"light": "day", "age": number, "score": number / 2, "filepath": "theirs", "mixed": number % 2 or "no"}
-    if number == 0:
-        metadata["once"] = True
-    return {
-        "sample_id": f"s{number}",
-        "uri": f"{number}.jpg",
-        "width": 640,
-        "height": 427,
-        "media_type": "image/jpeg",
-        "split": "train" if number < 3 else "test",
-        "group": "garden",
-        "captured_at": datetime(2024, 5, 6, 7, 8, 9, 123456, UTC),
-        "metadata": metadata,
-    } | changes
-
-
-def labels(number: int) -> list[dict[str, Any]]:
-    owner, base = f"s{number}", {"sample_id": f"s{number}", "source": "human", "actor": "ann", "label": "dog"}
-    box = {"x1": 64.0, "y1": 42.7, "x2": 320.0, "y2": 213.5}
-    ring = [0.0, 0.0, 64.0, 0.0, 64.0, 42.7]
-    return [
-        base | {"annotation_id": f"{owner}c", "kind": "classification", "label": "cat"},
-        base | {"annotation_id": f"{owner}b", "kind": "box", "attributes": {"occluded": True, "tags": "x"}} | box,
-        base | {"annotation_id": f"{owner}p", "kind": "polygon", "geometry": {"polygons": [ring, ring]}, "score": 0.5},
-        base | {"annotation_id": f"{owner}m", "kind": "mask", "geometry": {"rle": encoded(MASK)}},
-        base | {"annotation_id": f"{owner}k", "kind": "keypoints", "geometry": {"keypoints": [64.0, 42.7, 2, 0, 0, 0]}},
-        base | {"annotation_id": f"{owner}t", "kind": "text", "label": None, "text": "a garden"},
-    ]
-
-
-def commit(repository: Repository, samples: Any = None, annotations: Any = None, **change: Any) -> Version:
-    result = repository.commit(
-        Change(samples=samples, annotations=annotations, **change), message="test", event=Event("commit", "lead")
-    )
-    return result.version
-
-
-def found(repository: Repository, *findings: Finding) -> None:
-    """An audit of the newest version by the checks that these findings are of."""
-    version = repository.version()
-    checks = sorted({finding.check for finding in findings})
-    info = {"version": version.name, "commit": version.digest, "parameters": {"checks": checks}, "models": {}}
-    info["checks"] = {check: {} for check in checks}
-    audit_id = f"audit{len(list(repository.ledger.backwards()))}"
-    store_audit(repository, AuditRecord(audit_id, info, worst_first(findings_table([*findings])), SCORES.empty_table()))
-
-
-def noise(number: int, score: float, severity: str = "high") -> Finding:
-    text = f"is probably a dog ({score})"
-    label = f"s{number}c"
-    return Finding(
-        "label_noise", severity, score, text, f"s{number}", annotation_id=label, given="cat", suggested="dog"
-    )
-
-
-def export(repository: Repository, name: str, **options: Any) -> FiftyOneResult:
-    return export_to_fiftyone(repository, repository.version(), name=name, **options)
-
-
-def counted(result: FiftyOneResult) -> tuple[int, int, int, int]:
-    return result.added, result.updated, result.unchanged, result.removed
 
 
 def test_every_kind_of_label_arrives(everything: Repository, fiftyone: Any, name: str) -> None:
@@ -460,7 +316,7 @@ def test_the_command(tmp_path: Path, fiftyone: Any, address: str, name: str, mon
     assert run("audit", "v1", "--check", "exact_duplicate").exit_code == 0
     second = run("export", "v1", "--to", "fiftyone", "--database", address, "--name", name)
     assert "0 samples added" in second.stdout
-    assert f"fiftyone app launch {name}" in second.stdout
+    assert f"dsops explore v1 --name {name} --database {address}" in second.stdout
     assert set(fiftyone.load_dataset(name).list_saved_views()) >= {"exact_duplicate"}
     assert run("log").exit_code == 0
     for wrong in (["v1"], ["v1", "out", "--to", "fiftyone"], ["v1", "--to", "nowhere"], ["v1", "out", "--overrule"]):
