@@ -297,13 +297,20 @@ def _out_of_cache(cache: Path, words: Words, images: set[str]) -> None:
     starts = tuple(image[:12] for image in images)
     for file in list(_files(cache)):
         parts = re.split(r"[/.-]", file.relative_to(cache).as_posix())
-        if (starts and any(part.startswith(starts) for part in parts)) or words.in_bytes(file.read_bytes()):
+        if (starts and any(part.startswith(starts) for part in parts)) or _names_them(file, words):
             if file.suffix == ".arrow" and file.relative_to(cache).parts[0] == "embeddings":
                 _without(file, images)
             else:
                 file.unlink(missing_ok=True)
                 for beside in file.parent.glob(f"{file.name}-*"):  # a database's journal
                     beside.unlink(missing_ok=True)
+
+
+def _names_them(file: Path, words: Words) -> bool:
+    try:
+        return words.in_bytes(file.read_bytes())
+    except FileNotFoundError:  # the draft of another one, left by an erasure that was killed, and used by now
+        return False
 
 
 def _files(cache: Path) -> Iterator[Path]:
