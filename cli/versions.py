@@ -70,12 +70,26 @@ def log(
     session.emit(rows, lines if rows else "No version yet. Bring data in with: dsops ingest SOURCE")
 
 
-def show(session: Session, version: VersionName = "main") -> None:
+def show(
+    session: Session,
+    version: VersionName = "main",
+    files: Annotated[
+        bool, typer.Option("--files", help="Only where its tables are: a Parquet file each, for any reader.")
+    ] = False,
+) -> None:
     """Show what a version holds: counts by class, kind and split, and who made it."""
     from datasetops.gate.status import status_of
 
     chosen = session.repository.version(version)
     status = status_of(session.repository, chosen)
+    if files:
+        from datasetops.manifest.plain import plain_files
+
+        found = plain_files(session.repository, chosen)
+        told = {name: file.as_dict() for name, file in found.items()}
+        lines = table([[name, f"{file.rows:,}", file.path] for name, file in found.items()])
+        session.emit({"version": chosen.name, "status": status.status, "files": told}, lines)
+        return
     summary = chosen.summary() | {
         "status": status.status,
         "overridden": list(status.overridden),
