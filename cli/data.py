@@ -296,7 +296,7 @@ def export(
     version: VersionName,
     out: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="A new or empty folder; none with --to.")] = None,
     format: Annotated[
-        str | None, typer.Option(help="folder, table, coco, yolo or voc; coco where it is left out.")
+        str | None, typer.Option(help="folder, table, coco, yolo, voc or tfrecord; coco where it is left out.")
     ] = None,
     to: Annotated[
         str | None, typer.Option(help="fiftyone: into its database, with findings as tags and saved views.")

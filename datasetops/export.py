@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from datasetops.embedded import STRIPPED, beside_pixels, without_metadata
 from datasetops.errors import ConflictError, DatasetOpsError, FormatError
-from datasetops.formats import load_format
+from datasetops.formats import load_writer
 from datasetops.formats.base import ExportData
 from datasetops.images import ImageError, read_header
 from datasetops.ledger import Event
@@ -63,7 +63,7 @@ def export(
     `rights` is what the event keeps of them, from datasetops.gate.rights.clear_for_export, which refuses where they are
     broken.
     """
-    writer = load_format(format)
+    writer = load_writer(format)
     _refuse_filled(out)
     samples, annotations = version.table("samples"), version.labels()
     if where:

@@ -100,14 +100,18 @@ class ExportReport:
     lost: list[str] = field(default_factory=list)
 
 
-@runtime_checkable
-class Format(Protocol):
-    """A plugin of the entry-point group `datasetops.formats`."""
+class Writer(Protocol):
+    """What `dsops export` writes by: a format, or a plugin of the entry-point group `datasetops.writers`, never read."""
 
     name: str
 
-    def read(self, source: SourceTree, options: ReadOptions) -> Parsed:
-        """Raises FormatError where the source cannot be read as this format at all, or holds nothing."""
-
     def write(self, data: ExportData, out: Path) -> ExportReport:
         """Writes into the folder `out`, new or empty. Raises DatasetOpsError where media or files fail."""
+
+
+@runtime_checkable
+class Format(Writer, Protocol):
+    """A plugin of the entry-point group `datasetops.formats`."""
+
+    def read(self, source: SourceTree, options: ReadOptions) -> Parsed:
+        """Raises FormatError where the source cannot be read as this format at all, or holds nothing."""
