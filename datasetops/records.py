@@ -68,6 +68,7 @@ ANNOTATIONS: Final = pa.schema(
 
 KEYS: Final = {"samples": "sample_id", "annotations": "annotation_id"}
 TABLES: Final = {"samples": SAMPLES, "annotations": ANNOTATIONS}
+ADDED: Final = {"samples": (), "annotations": ("role", "answer")}  # columns that older segments do not have: null there
 VOTE: Final = "vote"
 PROVENANCE_COLUMNS: Final = frozenset({"event_id", "created_at", "answer"})  # rows that differ only here are equal
 
@@ -116,7 +117,10 @@ FINDINGS: Final = pa.schema(
         ("suggested", pa.string()),
         ("message", pa.string()),
         ("related", pa.string()),  # canonical JSON list of other sample ids, e.g. the duplicates of this one
-        ("box", pa.string()),  # canonical JSON list x1, y1, x2, y2 in pixels: where it is, if no annotation says so
+        (
+            "box",
+            pa.string(),
+        ),  # canonical JSON list x1, y1, x2, y2 in pixels: where it is, or where its annotation should be
     ]
 )
 
@@ -178,7 +182,7 @@ class Finding:
     given: str | None = None
     suggested: str | None = None
     related: tuple[str, ...] = ()
-    box: tuple[float, float, float, float] | None = None  # xyxy pixels, where no annotation is there to point at
+    box: tuple[float, float, float, float] | None = None  # xyxy pixels: where it is, or where its annotation should be
 
     def __post_init__(self) -> None:
         if self.check not in CHECKS:
@@ -193,7 +197,7 @@ class Finding:
         """Stable over runs: the same suspicion about the same thing has the same id in every audit."""
         about = [self.check, self.sample_id, self.annotation_id, self.given, self.suggested, self.uri]
         parts: list[str | None] = [*about, *self.related]
-        if self.box is not None:
+        if self.box is not None and self.annotation_id is None:
             parts.append(str([round(value) for value in self.box]))
         if self.sample_id is None or self.check in ("schema", "ingest", "image_quality"):
             parts.append(self.message)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,16 @@ from datasetops.erasure.traces import Traces, distinct_segments, find_traces
 from datasetops.errors import ConflictError, NotFoundError
 from datasetops.ledger import HINT, Event
 from datasetops.manifest import Change, Repository
-from datasetops.manifest.erasing import ERASED, REQUEST, erase_rows, finish_segments, record_replaced, replaced_objects
+from datasetops.manifest.encoding import DELETE
+from datasetops.manifest.erasing import (
+    ERASED,
+    REQUEST,
+    Rows,
+    erase_rows,
+    finish_segments,
+    record_replaced,
+    replaced_objects,
+)
 from datasetops.manifest.marks import add_marks
 from datasetops.progress import Progress, no_progress
 from datasetops.provenance.touched import EXPORTS, carried
@@ -259,15 +268,23 @@ def _leave_heads(repository: Repository, samples: frozenset[str], reason: str) -
 
 
 def _out_of_segments(repository: Repository, traces: Traces, progress: Progress) -> set[str]:
+    """Rows that take the items out of newer versions go last: without them those versions would have the items again."""
     found: set[str] = set()
     segments, _ = distinct_segments(repository)
-    for table, identity in progress(traces.segments, len(traces.segments), "Erasing rows"):
-        find = traces.in_samples if table == "samples" else traces.in_annotations
+    passes = [(*place, taking) for taking in (False, True) for place in traces.segments]
+    for table, identity, taking in progress(passes, len(passes), "Erasing rows"):
+        named = traces.in_samples if table == "samples" else traces.in_annotations
+        find = named if taking else _that_put(named)
         found.update(erase_rows(repository.store, table, segments[table, identity].info, find))
         for file in (repository.cache / "segments").glob(f"{identity}*"):
             file.unlink(missing_ok=True)
     repository.forget_segments()
     return found
+
+
+def _that_put(named: Callable[[pa.Table], Rows]) -> Callable[[pa.Table], Rows]:
+    """The named rows but for those that remove one."""
+    return lambda rows: named(rows) & (rows["_op"].to_numpy() != DELETE)
 
 
 def _out_of_objects(repository: Repository, words: Words, progress: Progress) -> dict[str, tuple[str, str | None]]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasetops.errors import DamagedError, NotFoundError
-from datasetops.manifest.segment import SegmentInfo, digests_of, read_parquet, segment_bytes, segment_key
+from datasetops.manifest.segment import SegmentInfo, digests_of, read_stored, segment_bytes, segment_key
 from datasetops.records import TABLES, canonical_json, parse_json, sha256_hex
 from datasetops.store import Store
 
@@ -68,7 +68,7 @@ def erase_rows(store: Store, table: str, info: SegmentInfo, find: Callable[[pa.T
     note, described = f"{_TODO}{table}-{info.id}.json", segment_key(table, info.id, "json")
     description = json.loads(store.get(described))
     before = {int(at): digest for at, digest in description["erased"].items()}
-    rows = read_parquet(store, table, info.id)
+    rows = read_stored(store, table, info.id)
     pending = _read(store, note)
     described_too = bool(pending) and {int(at) for at in pending["erased"]} <= set(before)
     if described_too or (pending and len(rows) == info.rows - len(before) - len(pending["erased"])):

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.errors import ConflictError, DamagedError, NotFoundError, did_you_mean
+from datasetops.errors import ConflictError, DamagedError, DatasetOpsError, NotFoundError, did_you_mean
 from datasetops.ledger import Entry, Event, Ledger
 from datasetops.manifest.change import Change, TableChange, normalise
 from datasetops.manifest.checks import check_references, refuse_sealed, with_orphans
-from datasetops.manifest.commit import Commit, get_commit, get_object, put_object
+from datasetops.manifest.commit import FORMAT, Commit, get_commit, get_object, put_object
 from datasetops.manifest.diff import changed_keys
 from datasetops.manifest.encoding import DELETE, INSERT, UPDATE
 from datasetops.manifest.erasing import erased_counts
@@ -67,13 +67,16 @@ class Repository:
     def open(cls, where: str | Path = ".") -> Repository:
         """The repository of a folder (or of one above it), or at an address like s3://bucket/prefix.
 
-        Raises NotFoundError where there is none.
+        Raises NotFoundError where there is none, DatasetOpsError for one of another format.
         """
         store, settings, root = _locate(str(where))
-        if not store.exists(_CONFIG):
+        try:
+            config = store.get(_CONFIG)
+        except NotFoundError:
             raise NotFoundError(
                 f"There is no dsops repository in {where}.", remedy="Make one with: dsops init DIR --schema FILE"
-            )
+            ) from None
+        _check_format(config, where)
         return cls(store, settings, root)
 
     @classmethod
@@ -98,7 +101,7 @@ class Repository:
             )
         with contextlib.suppress(KeyExistsError):
             store.put_new(_SECRET, secrets.token_bytes(32))
-        config = canonical_json({"format": 1, "salt_key_sha256": sha256_hex(store.get(_SECRET))})
+        config = canonical_json({"format": FORMAT, "salt_key_sha256": sha256_hex(store.get(_SECRET))})
         store.put(_CONFIG, config)
         repository = cls(store, settings, root)
         outputs = {
@@ -396,6 +399,17 @@ class Repository:
 def ref_of(entry: Entry) -> tuple[str, bytes]:
     """Key and bytes of the ref of the version that a ledger entry made."""
     return f"refs/versions/{entry.version}", canonical_json({"commit": entry.commit, "entry": entry.number})
+
+
+def _check_format(config: bytes, where: str | Path) -> None:
+    """Whether this dsops knows the format. What is no description of a repository is left to `dsops verify`."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        number = parse_json(config)["format"]
+        if isinstance(number, int) and number != FORMAT:
+            raise DatasetOpsError(
+                f"The repository in {where} is of format {number}; this dsops reads format {FORMAT}.",
+                remedy="Open it with a newer dsops: pip install --upgrade dsops. Nothing was changed.",
+            )
 
 
 def _locate(where: str) -> tuple[Store, Settings, Path | None]:

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from datasetops.errors import DamagedError, NotFoundError
 from datasetops.manifest.encoding import SALT_BYTES, encode_rows, row_digests, segment_identity
-from datasetops.records import KEYS, TABLES, canonical_json, parse_json, sha256_hex
+from datasetops.records import ADDED, KEYS, TABLES, canonical_json, parse_json, sha256_hex
 from datasetops.store import Store
 
 if TYPE_CHECKING:
@@ -198,11 +198,13 @@ class Segment:
         table = _read_mapped(self._mapped_file, len(self))
         if table is None:
             source = open_parquet(self._store, self.table_name, self.info.id)
-            schema = segment_schema(self.table_name)
-            batches = (pa.RecordBatch.from_arrays(b.columns, schema=schema) for b in source.iter_batches(_BATCH))
+            tables = (
+                with_added(self.table_name, pa.Table.from_batches([batch])) for batch in source.iter_batches(_BATCH)
+            )
+            batches = (batch for table in tables for batch in table.to_batches())
             try:
                 _write_mapped(self._mapped_file, batches)
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowInvalid, OSError, ValueError, KeyError) as error:
                 raise damaged(self.table_name, self.info.id, str(error)) from error
             table = _read_mapped(self._mapped_file, len(self))
         return table
@@ -217,7 +219,7 @@ class Segment:
         """Whether a memory-mapped copy, if there is one, holds these rows; one that does not is removed."""
         if not self._mapped_file.is_file():
             return True
-        rows = rows.cast(segment_schema(self.table_name))
+        rows = with_added(self.table_name, rows)
         copy, index = _read_mapped(self._mapped_file, len(self)), self._index_file
         agrees = copy is not None and copy.equals(rows)
         if agrees and index.is_file():
@@ -284,11 +286,32 @@ def open_parquet(store: Store, table_name: str, identity: str) -> pq.ParquetFile
 
 
 def read_parquet(store: Store, table_name: str, identity: str) -> pa.Table:
-    """All rows of a segment. Raises DamagedError."""
+    """All rows of a segment, with all columns. Raises DamagedError."""
     try:
-        return open_parquet(store, table_name, identity).read().cast(segment_schema(table_name))
+        return with_added(table_name, read_stored(store, table_name, identity))
+    except (pa.ArrowInvalid, ValueError, KeyError) as error:
+        raise damaged(table_name, identity, str(error)) from error
+
+
+def read_stored(store: Store, table_name: str, identity: str) -> pa.Table:
+    """All rows of a segment with the columns that its file has: older ones have not all. Raises DamagedError."""
+    try:
+        return open_parquet(store, table_name, identity).read()
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise damaged(table_name, identity, str(error)) from error
+
+
+def with_added(table_name: str, rows: pa.Table, columns: Iterable[str] | None = None) -> pa.Table:
+    """Rows with all columns of the table, or those asked for; what the table was given since they were written is null.
+
+    Raises KeyError, ValueError or ArrowInvalid where another column is missing or is of another type.
+    """
+    schema = segment_schema(table_name)
+    for name in ADDED[table_name]:
+        if name not in rows.column_names:
+            rows = rows.append_column(schema.field(name), pa.nulls(len(rows), schema.field(name).type))
+    wanted = pa.schema([schema.field(name) for name in columns or schema.names])
+    return rows.select(wanted.names).cast(wanted)
 
 
 def damaged(table_name: str, identity: str, what: str) -> DamagedError:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from datasetops.manifest.encoding import DELETE, INSERT, UPDATE, encode_rows, row_digests, salts
 from datasetops.manifest.segment import Positions, Segment, SegmentInfo, segment_schema
-from datasetops.records import KEYS, TABLES
+from datasetops.records import ADDED, KEYS, TABLES
 
 _TIER: Final = 8  # that many segments of one size are merged into one
 _DELTA_SHARE: Final = 0.1  # changes that weigh more than this share of the base are folded into a new base
@@ -131,12 +131,10 @@ class TableState:
         where, at = self.find(_column(rows, self.key))
         exists = where >= 0
         salt_array = pa.array(row_salts, pa.binary(16))
-        same = np.zeros(len(exists), dtype=bool)
-        for number, segment in enumerate(self.segments):
-            mine = np.flatnonzero(where == number)
-            if len(mine):
-                stored = segment.take(at[mine], ["_salt"])["_salt"]
-                same[mine] = pc.equal(stored, salt_array.take(pa.array(mine))).to_numpy()
+        same = self._stored_so(where, at, salt_array)
+        if len(older := self._perhaps_older(rows, np.flatnonzero(exists & ~same))):
+            before = salts(encode_rows(rows.take(pa.array(older)).drop(list(ADDED[self.name]))), secret)
+            same[older] = self._stored_so(where[older], at[older], pa.array(before, pa.binary(16)))
         ops = np.where(wants_delete, DELETE, np.where(exists, UPDATE, INSERT))
         chosen = np.flatnonzero(np.where(wants_delete, exists, ~same))
         pick = pa.array(chosen)
@@ -144,6 +142,23 @@ class TableState:
         digests = row_digests(encoded, row_salts, ops.tolist())
         written = rows.append_column("_op", pa.array(ops, pa.int8())).append_column("_salt", salt_array).take(pick)
         return Changes(written.cast(segment_schema(self.name)), [digests[row] for row in chosen], replaced)
+
+    def _stored_so(self, where: Positions, at: Positions, row_salts: pa.Array) -> npt.NDArray[np.bool_]:
+        """Whether the rows of these segments and places have these salts."""
+        same = np.zeros(len(where), dtype=bool)
+        for number, segment in enumerate(self.segments):
+            mine = np.flatnonzero(where == number)
+            if len(mine):
+                stored = segment.take(at[mine], ["_salt"])["_salt"]
+                same[mine] = pc.equal(stored, row_salts.take(pa.array(mine))).to_numpy()
+        return same
+
+    def _perhaps_older(self, rows: pa.Table, chosen: Positions) -> Positions:
+        """Those of the rows that may have been written before the table had all its columns, when they had another salt."""
+        if not len(chosen) or not ADDED[self.name]:
+            return chosen[:0]
+        empty = np.logical_and.reduce([rows[name].is_null().to_numpy() for name in ADDED[self.name]])
+        return chosen[empty[chosen]]
 
     def stack(self, changes: Changes) -> tuple[list[Segment], pa.Table, list[bytes] | None]:
         """(segments to keep, rows to write on top of them, their digests where they are the changes' own).

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from datasetops.errors import DamagedError, DatasetOpsError, NotFoundError
 from datasetops.ledger import HINT, check_chain
-from datasetops.manifest.commit import Commit, get_object
+from datasetops.manifest.commit import FORMAT, Commit, get_object
 from datasetops.manifest.erasing import ERASED, erased_counts, replaced_objects
 from datasetops.manifest.repository import Repository, ref_of
 from datasetops.manifest.segment import SegmentInfo, check_segment, segment_key
@@ -217,7 +217,7 @@ def _check_keys(repository: Repository) -> Iterator[Damage]:
     except NotFoundError as error:
         yield Damage(error.message, "missing", "the repository's settings")
         return
-    expected = canonical_json({"format": 1, "salt_key_sha256": sha256_hex(secret)})
+    expected = canonical_json({"format": FORMAT, "salt_key_sha256": sha256_hex(secret)})
     if sha256_hex(config) != outputs["config"]:
         yield Damage("repository.json", "it does not hash to what the ledger says", "the repository's settings")
     elif config != expected:

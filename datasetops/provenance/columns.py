@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.manifest.segment import MAPPED_FROM, Positions, Segment, damaged, open_parquet, segment_schema
+from datasetops.manifest.segment import MAPPED_FROM, Positions, Segment, damaged, open_parquet, with_added
 from datasetops.records import KEYS
 from datasetops.store import Store
 
@@ -38,10 +38,9 @@ class Columns:
         if len(self) >= MAPPED_FROM:
             return self._segment.table(columns)
         if missing := [name for name in dict.fromkeys([*columns, *_ALWAYS[self._name]]) if name not in self._read]:
-            wanted = pa.schema([segment_schema(self._name).field(name) for name in missing])
             try:
                 rows = open_parquet(self._store, self._name, self.info.id).read(missing, use_threads=False)
-                rows = rows.select(missing).cast(wanted)
+                rows = with_added(self._name, rows, missing)
             except (pa.ArrowInvalid, OSError, ValueError, KeyError) as error:
                 raise damaged(self._name, self.info.id, str(error)) from error
             self._read.update(zip(missing, rows.columns, strict=True))
