@@ -194,9 +194,14 @@ def _located(given: BoxRows, judged: Judged) -> Iterator[Doubt]:
     far = beside & (scores.misplaced <= _FAR_BESIDE)
     certain = far & (sure >= _SURE) & (scores.iou < MATCH)
 
+    def seen(at: int) -> tuple[float, float, float, float]:
+        row = int(np.searchsorted(judged.of, at))
+        x1, y1, x2, y2 = judged.detected.corners[scores.own_row[row]].tolist()
+        return x1, y1, x2, y2
+
     def away(at: int) -> str:
         row = int(np.searchsorted(judged.of, at))
-        place = ", ".join(f"{value:.0f}" for value in judged.detected.corners[scores.own_row[row]])
+        place = ", ".join(f"{value:.0f}" for value in seen(at))
         return (
             f"it shares {scores.iou[row]:.0%} with the detector's box, {scores.usual_iou[row]:.0%} being usual for the size; "
             f"the detector's: {place}"
@@ -217,7 +222,8 @@ def _located(given: BoxRows, judged: Judged) -> Iterator[Doubt]:
     ):
         doubtful = np.zeros(count, dtype=bool)
         doubtful[judged.of[which]] = True
-        yield Doubt(kind, doubtful, severity, judged.among_all(score, count), say)
+        place = seen if say is away else None
+        yield Doubt(kind, doubtful, severity, judged.among_all(score, count), say, box=place)
 
 
 def _scores(rows: pd.DataFrame, score: Floats) -> pd.DataFrame:

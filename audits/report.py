@@ -137,8 +137,9 @@ class _Pictures:
         if row["sample_id"] is None:
             return None
         given = self._annotated.get(row["annotation_id"], {})
-        box = json.loads(row["box"]) if row["box"] else tuple(given.get(name) for name in _CORNERS)
-        geometry = None if row["box"] else given.get("geometry")
+        named = row["box"] if row["annotation_id"] is None else None
+        box = json.loads(named) if named else tuple(given.get(name) for name in _CORNERS)
+        geometry = given.get("geometry")
         if None not in box or geometry is not None:
             return self._draw(row["sample_id"], None if None in box else box, geometry)
         return self.plain(row["sample_id"])

@@ -27,7 +27,8 @@ _SENTENCES: Final = 4  # a finding tells at most so many doubts
 class Doubt:
     """What is wrong with those of all rows that are `doubtful` (N,); `severity` and `score` in [0, 1] of all or each (N,).
 
-    `message` makes a sentence from a row's number, `suggested` what should stand there instead. `kind` is a word or two
+    `message` makes a sentence from a row's number, `suggested` what should stand there instead, `box` where it should be
+    (xyxy pixels). `kind` is a word or two
     that the summary counts it by. Where over a tenth of the rows `among` (N,), or of those of one of the `groups` (N,),
     are doubtful, that is how they are made, and is not told of each of them; without `among` it is.
     """
@@ -38,6 +39,7 @@ class Doubt:
     score: Floats | float
     message: Callable[[int], str]
     suggested: Callable[[int], str] | None = None
+    box: Callable[[int], tuple[float, float, float, float]] | None = None
     among: Bools | None = None
     groups: Ints | None = None
 
@@ -69,6 +71,7 @@ class RowFindings:
         self.score: Floats = np.ones(len(self.rows))
         self._told: dict[int, list[tuple[int, str]]] = {}
         self._suggested: dict[int, str] = {}
+        self._box: dict[int, tuple[float, float, float, float]] = {}
 
     def add(self, doubts: Iterable[Doubt]) -> None:
         for doubt in doubts:
@@ -85,6 +88,8 @@ class RowFindings:
                 self._told.setdefault(row, []).append((SEVERITIES.index(severity[row]), doubt.message(row)))
                 if doubt.suggested is not None:
                     self._suggested[row] = doubt.suggested(row)
+                if doubt.box is not None:
+                    self._box[row] = doubt.box(row)
 
     def summary(self) -> dict[str, Any]:
         return {"doubts": self.counts} | ({"not told": self.habits} if self.habits else {})
@@ -102,6 +107,7 @@ class RowFindings:
                 annotation_id=ids[row],
                 given=given[row],
                 suggested=self._suggested.get(row),
+                box=self._box.get(row),
             )
             for row, told in sorted(self._told.items())
         ]

@@ -196,7 +196,7 @@ def interval(values: Floats, value: float, level: float = LEVEL, groups: int | N
 
 
 def estimate(metric: Metric, groups: Ints, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """A metric of all items with its interval by bootstrap over groups (units,)."""
+    """A metric of all items with its interval by bootstrap over groups (units,); a share's stays within 0 and 1."""
     codes = np.unique(groups, return_inverse=True)[1]
     number = int(codes.max(initial=-1)) + 1
     own = metric.grouped(codes, number)
@@ -204,7 +204,11 @@ def estimate(metric: Metric, groups: Ints, *, resamples: int = RESAMPLES, seed: 
     if number < 2:
         return Estimate(value, float("nan"), float("nan"))
     drawn = np.concatenate([own.values(one, rough=True) for one in draws(number, resamples, seed)])
-    return Estimate(value, *interval(drawn, value, groups=number))
+    low, high = interval(drawn, value, groups=number)
+    told = drawn[~np.isnan(drawn)]
+    if ((told >= 0) & (told <= 1)).all():
+        low, high = np.clip([low, high], 0.0, 1.0).tolist()
+    return Estimate(value, low, high)
 
 
 def _ones(rows: Ints, columns: Ints, shape: tuple[int, int]) -> Any:

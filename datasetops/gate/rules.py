@@ -93,7 +93,8 @@ def qa(case: Case) -> RuleResult:
     if plan.where is not None:
         told = f"the plan {plan.name} is about a part of the version only"
     elif plan.limit > 1 - rule.pass_rate + 1e-9 or plan.confidence < rule.confidence:
-        told = f"the plan {plan.name} claims less than the policy asks for"
+        asked = f"--pass {rule.pass_rate:g} --confidence {rule.confidence:g}"
+        told = f"the plan {plan.name} claims less than the policy asks for, which is {asked}"
     elif plan.attempt > rule.max_attempts:
         told = f"the plan {plan.name} is attempt {plan.attempt}; at most {rule.max_attempts} are allowed"
     elif found.verdict != "accept":

@@ -64,7 +64,7 @@ class Applied:
     def lines(self) -> list[str]:
         """What to tell a user."""
         head = f"{self.version}: {self.message}" if self.version else self.message
-        told = [f"{len(self.already):,} findings hold already."] if self.already else []
+        told = [f"{len(self.already):,} findings were put right before."] if self.already else []
         if self.waiting:
             told.append(f"{len(self.waiting):,} images wait to be labeled again.")
         if self.conflicts:

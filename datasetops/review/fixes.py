@@ -42,7 +42,13 @@ def suggested_fix(finding: Row, annotations: Sequence[Row], schema: LabelSchema)
         return _with_label(subject, suggested)
     if check == "missing_box" and box is not None and suggested is not None:
         return Fix("edit", (_new_box(suggested, box),))
-    if check == "misplaced_box" and box is not None and subject is not None:
+    if (
+        check == "misplaced_box"
+        and box is not None
+        and subject
+        and subject["kind"] == "box"
+        and not subject.get("geometry")
+    ):
         return Fix("edit", ({"annotation_id": subject["annotation_id"], **box},))
     if check == "duplicate_box" and subject is not None:
         return Fix("edit", remove=(subject["annotation_id"],))

@@ -89,6 +89,7 @@ def test_suggestions(found: dict[str, Any], fix: Fix, words: str, schema: LabelS
         finding("label_noise", annotation_id="s/label", given="cat", suggested="wolf"),  # no class of the schema
         finding("missing_box", suggested="dog"),  # nobody knows where
         finding("misplaced_box", annotation_id="s/1"),
+        finding("misplaced_box", annotation_id="s/label", box=(1, 14, 9, 20)),  # not a box
         finding("duplicate_box", annotation_id="gone"),
         finding("swapped_box", annotation_id="gone", given="cat", suggested="dog"),
         finding("outlier", annotation_id="s/1"),
