@@ -67,7 +67,7 @@ def ingest(
         ),
     ] = None,
     format: Annotated[
-        str | None, typer.Option(help="folder, table, coco, yolo or voc; guessed where it is left out.")
+        str | None, typer.Option(help="folder, table, coco, yolo, voc or hf; guessed where it is left out.")
     ] = None,
     images: Annotated[str | None, typer.Option(help="Where the images are, if not in the source.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of samples whose source names none.")] = None,
@@ -108,7 +108,8 @@ def ingest(
 
     folder: one folder a class, or SPLIT/CLASS/image. table: CSV or Parquet with path, label and optional split, group,
     origin, license, consent, captured_at; other columns become metadata. coco: JSON. yolo: data.yaml with images/ and
-    labels/. voc: XML files. What is faulty is left out and told.
+    labels/. voc: XML files. hf: a folder of Hugging Face's datasets, or NAME[:CONFIG][@REVISION] of its Hub. What is
+    faulty is left out and told.
 
     Images stay where they are, by absolute path outside of the repository's folder, unless --copy takes them in.
 
@@ -296,7 +297,7 @@ def export(
     version: VersionName,
     out: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="A new or empty folder; none with --to.")] = None,
     format: Annotated[
-        str | None, typer.Option(help="folder, table, coco, yolo, voc or tfrecord; coco where it is left out.")
+        str | None, typer.Option(help="folder, table, coco, yolo, voc, hf or tfrecord; coco where it is left out.")
     ] = None,
     to: Annotated[
         str | None, typer.Option(help="fiftyone: into its database, with findings as tags and saved views.")

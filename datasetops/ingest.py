@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from datasetops.errors import FormatError, RejectedError
 from datasetops.formats import detect_format, load_format
 from datasetops.formats.base import SCOPE, Format, Parsed, ReadOptions
+from datasetops.formats.hf_hub import fetched_set, is_hub_name
 from datasetops.identity import Known, sample_ids
 from datasetops.ingest_media import with_media, without_erased
 from datasetops.ingest_merge import VALUES, Base, last_ingest, merged_samples, region_ids, settle
@@ -130,7 +131,8 @@ def ingest(
     """
     if strip and not copy:
         raise ValueError("strip: files that stay where they are stay as they are; it goes with copy")
-    tree = open_source(source) if isinstance(source, str | Path) else source
+    hub = fetched_set(str(source), repository.cache) if format == "hf" and is_hub_name(str(source)) else None
+    tree = hub.tree if hub else open_source(source) if isinstance(source, str | Path) else source
     source = source if isinstance(source, str | Path) else tree.url
     image_tree = open_source(images) if images else tree
     reader = format if isinstance(format, Format) else load_format(format or detect_format(tree).format)
@@ -140,6 +142,8 @@ def ingest(
     known = Known(head, media) if head else None
     options = ReadOptions(images=image_tree, schema=schema, split=split, columns=dict(columns or {}), known=known)
     parsed = reader.read(tree, options)
+    if parsed.images is not None:
+        image_tree, copy = parsed.images, True
     parsed.annotations = _with_truth_values(parsed.annotations, schema)
     if not len(parsed.samples):
         raise FormatError(
@@ -151,6 +155,7 @@ def ingest(
         rows = without_erased(rows, parsed, image_tree, repository)
     samples = _identified_samples(rows, parsed, head)
     address = tree.url if tree.single_file is None else tree.uri(tree.single_file)
+    address = hub.address if hub else address
     again = head is not None and head.state("samples").contains(samples["sample_id"].combine_chunks()).any()
     base = last_ingest(repository, head, address) if head and again else None
     existing = _existing(head, samples, parsed)
@@ -184,11 +189,12 @@ def ingest(
             "strip": strip,
             "strict": strict,
             "overrule": overrule,
+            **({"revision": hub.revision} if hub else {}),
         },
     )
     result: CommitResult = repository.commit(
         Change(samples=samples.drop(["key"]), annotations=settled.put, remove_annotations=settled.remove),
-        message=message or f"Ingest {tree.single_file or tree.url} ({reader.name})",
+        message=message or f"Ingest {tree.single_file or address} ({reader.name})",
         event=event,
         branch=branch,
         parent=head,

@@ -69,7 +69,8 @@ class Parsed:
     Null says nothing: of a sample that the repository has already, its value stays. `corrects` holds the keys of images
     that the source names as samples of the repository: their rows go over whoever labeled them. `held` holds the keys
     of images of which not everything is told (a row was rejected, or rows name single annotations): none of their
-    annotations is removed. `notes` are for the user's eyes; they are no faults.
+    annotations is removed. `notes` are for the user's eyes; they are no faults. `images`: a tree to read the media from
+    in place of the source's; they are no files that could stay where they are, so that they are copied.
     """
 
     samples: pa.Table
@@ -79,6 +80,7 @@ class Parsed:
     corrects: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()
     notes: list[str] = field(default_factory=list)
+    images: SourceTree | None = None
 
 
 @dataclass(frozen=True)

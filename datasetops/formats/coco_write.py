@@ -220,7 +220,7 @@ def _xywh(table: pa.Table) -> tuple[list[list[float] | None], int]:
     """Boxes as COCO has them, None where a row has none, and how many do not lead back to the same xyxy."""
     x1, y1, x2, y2 = (table[name].to_numpy(zero_copy_only=False) for name in ("x1", "y1", "x2", "y2"))
     given = ~np.isnan(x1)
-    width, height = _side(x1, x2), _side(y1, y2)
+    width, height = side_of(x1, x2), side_of(y1, y2)
     inexact = int(np.count_nonzero(given & ((x1 + width != x2) | (y1 + height != y2))))
     columns = np.stack([x1, y1, width, height], axis=1).tolist()
     boxes = [
@@ -229,7 +229,7 @@ def _xywh(table: pa.Table) -> tuple[list[list[float] | None], int]:
     return boxes, inexact
 
 
-def _side(near: NDArray[Any], far: NDArray[Any]) -> NDArray[Any]:
+def side_of(near: NDArray[Any], far: NDArray[Any]) -> NDArray[Any]:
     """A length that leads from `near` to exactly `far` in floating point, of as few decimals as possible."""
     exact = far - near
     length: NDArray[Any] = exact.copy()

@@ -12,6 +12,8 @@ from datasetops.formats.table_columns import TABLE_SUFFIXES
 from datasetops.store.tree import SourceTree
 
 _BY_SUFFIX = {
+    ".arrow": "hf",
+    "metadata.jsonl": "hf",
     ".json": "coco",
     ".json.gz": "coco",
     ".yaml": "yolo",
@@ -53,10 +55,17 @@ def _guesses(listing: Listing) -> list[Guess]:
         "yolo": [path for path in listing.with_suffix(".txt") if "labels" in path.split("/")[:-1]]
         or [path for path in listing.with_suffix("data.yaml", "data.yml") if "/" not in path],
         "voc": listing.with_suffix(".xml"),
-        "coco": [path for path in listing.with_suffix(".json", ".json.gz") if _near_top(path)],
+        "coco": [path for path in listing.with_suffix(".json", ".json.gz") if _near_top(path) and not _of_hf(path)],
+        "hf": listing.with_suffix("metadata.jsonl", "state.json")
+        or [path for path in listing.with_suffix(".parquet") if path.startswith("data/")],
         "table": [path for path in listing.with_suffix(*TABLE_SUFFIXES) if "/" not in path],
     }
     return [Guess(name, paths[0]) for name, paths in places.items() if paths]
+
+
+def _of_hf(path: str) -> bool:
+    """Beside the files of a Hugging Face data set that was saved to a disk."""
+    return path.rpartition("/")[2] in ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
 def _near_top(path: str) -> bool:

@@ -43,8 +43,13 @@ def read(
 
 def ingested(parsed: Parsed, images: Path, schema: LabelSchema, *, copy_media: bool = True) -> ExportData:
     """What a repository would hold after ingesting `parsed`."""
-    tree = open_source(images)
-    return ExportData(*_tables(parsed, tree), schema, lambda uri: Path(uri).read_bytes(), copy_media)
+    tree = parsed.images or open_source(images)
+    inside = {tree.uri(path): path for path in parsed.samples["media"].drop_null().to_pylist()} if parsed.images else {}
+
+    def read_media(uri: str) -> bytes:
+        return tree.read(inside[uri]) if uri in inside else Path(uri).read_bytes()
+
+    return ExportData(*_tables(parsed, tree), schema, read_media, copy_media)
 
 
 def _tables(parsed: Parsed, tree: SourceTree) -> tuple[pa.Table, pa.Table]:
