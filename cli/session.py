@@ -18,6 +18,7 @@ import typer
 
 from datasetops.cli.stages import ExampleCommand, Group
 from datasetops.errors import ConflictError, DatasetOpsError
+from datasetops.secret_files import give_to_libraries
 
 if TYPE_CHECKING:
     from datasetops.manifest import Repository
@@ -134,6 +135,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
             given = _with_globals({option: values.pop(option) for option in _OPTIONS})
             session = Session(**given, may_meet_erasing=function.__name__ == "erase")
             try:
+                give_to_libraries()
                 function(session, **values)
             except BrokenPipeError:  # the reader of a pipe has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

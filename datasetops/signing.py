@@ -7,7 +7,6 @@ repository by events of the kind `key`, and withdrawn by `key-revoke`: RFC 8032.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from datasetops.errors import DatasetOpsError, MissingDependencyError, NotFoundError
 from datasetops.ledger import Entry, Event
 from datasetops.records import canonical_json
+from datasetops.secret_files import secret
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -49,7 +49,7 @@ def make_key(file: Path) -> str:
     """
     ed25519, serialization = _cryptography()
     key = ed25519.Ed25519PrivateKey.generate()
-    password = os.environ.get(_PASSWORD, "").encode()
+    password = (secret(_PASSWORD) or "").encode()
     hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
     data = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
     try:
@@ -67,7 +67,7 @@ def make_key(file: Path) -> str:
 def load_key(file: Path) -> Ed25519PrivateKey:
     """Raises KeyFileError."""
     ed25519, serialization = _cryptography()
-    password = os.environ.get(_PASSWORD)
+    password = secret(_PASSWORD)
     try:
         key = serialization.load_pem_private_key(file.read_bytes(), password.encode() if password else None)
     except OSError as error:

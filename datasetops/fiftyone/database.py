@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from datasetops.errors import ConflictError, DatasetOpsError, MissingDependencyError, StoreError
+from datasetops.secret_files import secret
 
 ADDRESS: Final = "FIFTYONE_DATABASE_URI"
 _WAIT_MS: Final = 5_000  # for a server that answers within milliseconds; FiftyOne itself waits for 30 s
@@ -30,7 +31,7 @@ def connect(database: str | None = None) -> Any:
     """
     if find_spec("fiftyone") is None:
         raise MissingDependencyError("fiftyone", extra="fiftyone", purpose="The export to FiftyOne")
-    address = database or os.environ.get(ADDRESS)
+    address = database or secret(ADDRESS)
     before = os.environ.get(ADDRESS)
     if address:
         _reach(address)

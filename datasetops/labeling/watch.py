@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from datasetops.labeling.base import LabelServer, ServerAwayError
 from datasetops.labeling.batch import Project, load_project
 from datasetops.labeling.pull import PullResult, pull
 from datasetops.manifest import Repository
+from datasetops.secret_files import secret
 
 SECRET: Final = "DSOPS_WEBHOOK_SECRET"  # noqa: S105 (a variable's name)
 _HEADER: Final = "X-Dsops-Secret"
@@ -70,7 +70,7 @@ def _wait(called: threading.Event, stop: threading.Event, seconds: float) -> Non
 
 
 def _receive(port: int, called: threading.Event, say: Callable[[str], None]) -> ThreadingHTTPServer:
-    expected = os.environ.get(SECRET) or secrets.token_hex(16)
+    expected = secret(SECRET) or secrets.token_hex(16)
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -89,6 +89,6 @@ def _receive(port: int, called: threading.Event, say: Callable[[str], None]) -> 
     except OSError as error:
         raise DatasetOpsError(f"Port {port}: {error.strerror}.", remedy="Choose another --webhook port.") from None
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    hint = f"the secret in {SECRET}" if os.environ.get(SECRET) else f"the header {_HEADER}: {expected}"
+    hint = f"the secret in {SECRET}" if secret(SECRET) else f"the header {_HEADER}: {expected}"
     say(f"Listening on http://127.0.0.1:{server.server_port}; add it as a webhook in Label Studio, with {hint}.")
     return server

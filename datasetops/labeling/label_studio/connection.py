@@ -6,17 +6,16 @@ import os
 import time
 import weakref
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from datasetops.errors import DatasetOpsError, MissingDependencyError, NotFoundError
 from datasetops.labeling.base import ServerAwayError
+from datasetops.secret_files import secret
 
 URL: Final = "LABEL_STUDIO_URL"
 TOKEN: Final = "LABEL_STUDIO_API_KEY"  # noqa: S105 (a variable's name)
-TOKEN_FILE: Final = "LABEL_STUDIO_API_KEY_FILE"  # noqa: S105
 _PATIENCE: Final = 120.0  # seconds for which a busy server is asked again
 _QUICK: Final = 60.0  # seconds for an ordinary answer
 SLOW: Final = 600.0  # seconds for an import or an export
@@ -59,20 +58,12 @@ class Connection:
     @classmethod
     def from_environment(cls) -> Connection:
         """From LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY, or the file that LABEL_STUDIO_API_KEY_FILE names."""
-        url, token, file = (os.environ.get(name) for name in (URL, TOKEN, TOKEN_FILE))
-        if not token and file:
-            try:
-                token = Path(file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = getattr(error, "strerror", None) or "it is not text"
-                raise LabelServerError(
-                    f"{TOKEN_FILE}: {file} cannot be read: {reason}.", remedy="Check the path and its rights."
-                ) from None
+        url, token = os.environ.get(URL), secret(TOKEN)
         if not url or not token:
             missing = URL if not url else TOKEN
             raise LabelServerError(
                 f"{missing} is not set.",
-                remedy=f"Set {URL} to the server's address and {TOKEN} (or {TOKEN_FILE}) to a token from "
+                remedy=f"Set {URL} to the server's address and {TOKEN} (or {TOKEN}_FILE) to a token from "
                 "Account & Settings in Label Studio.",
             )
         if not url.startswith(("http://", "https://")):
