@@ -21,7 +21,7 @@ from datasetops.manifest import Repository, Version
 from datasetops.preannotate.disagreement import disagreement_scores, keep_disagreement
 from datasetops.preannotate.measure import KINDS
 from datasetops.preannotate.stored import stored_detections
-from datasetops.sheets import read_frame
+from datasetops.sheets import as_numbers, read_frame
 
 _SHOWN_BOXES: Final = 0.05  # score below which a box is clutter: detectors give hundreds of those an image
 _MODEL_NEEDED: Final = "Name a model whose boxes are kept: --predictions MODEL. They are made with: dsops preannotate"
@@ -36,7 +36,7 @@ def read_scores(path: Path) -> pd.Series[float]:
     missing = [name for name in ("sample_id", "score") if name not in frame.columns]
     if missing:
         raise FormatError(f"{path}: there is no column {missing[0]}.", remedy="It takes sample_id and score.")
-    scores = pd.to_numeric(frame.set_index(frame["sample_id"].astype(str))["score"], errors="coerce")
+    scores = as_numbers(frame.set_index(frame["sample_id"].astype(str))["score"])
     wrong = np.flatnonzero(~scores.between(0, 1).to_numpy())
     if len(wrong):
         raise FormatError(

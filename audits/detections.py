@@ -23,7 +23,7 @@ from datasetops.audits.base import AuditContext
 from datasetops.errors import FormatError, did_you_mean
 from datasetops.formats.jsonfile import load_json
 from datasetops.schema import LabelSchema
-from datasetops.sheets import read_frame
+from datasetops.sheets import as_numbers, read_frame
 from datasetops.store.source import open_source
 
 CORNERS: Final = ["x1", "y1", "x2", "y2"]
@@ -142,11 +142,11 @@ def _from_coco(path: Path, samples: pd.DataFrame, schema: LabelSchema) -> pd.Dat
     try:
         images, classes, boxes, scores = (list(map(itemgetter(name), document)) for name in fields)
         corners = np.fromiter(chain.from_iterable(boxes), np.float64).reshape(-1, 4)
-        if set(map(len, boxes)) != {4}:
-            raise ValueError("bbox")
         score = np.array(scores, np.float64)
+        if set(map(len, boxes)) != {4} or score.ndim != 1:
+            raise ValueError("bbox")
         (image_codes, image_ids), (class_codes, class_ids) = _coded(images), _coded(classes)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise _first_fault(document, fields, path) from None
     if not by_label:
         known = {str(number): name for number, name in names.items()}
@@ -155,7 +155,8 @@ def _from_coco(path: Path, samples: pd.DataFrame, schema: LabelSchema) -> pd.Dat
                 row = int(np.flatnonzero(class_codes == code)[0])
                 raise _unknown_category(f"{path}, entry {row + 1}", number, names)
         class_ids = [known[number] for number in class_ids]
-    corners[:, 2:] += corners[:, :2]
+    with np.errstate(over="ignore"):  # what is not finite is told
+        corners[:, 2:] += corners[:, :2]
     return pd.DataFrame(
         {
             "sample_id": _spread(_samples_of(image_ids, samples, path), image_codes),
@@ -255,7 +256,7 @@ def _checked(frame: pd.DataFrame, where: str, place: Callable[[int], str], schem
             )
     names = [*CORNERS, "score"]
     given = frame[names]
-    numbers = np.stack([pd.to_numeric(given[name], errors="coerce").to_numpy(np.float64) for name in names], axis=1)
+    numbers = np.stack([as_numbers(given[name]).to_numpy(np.float64) for name in names], axis=1)
     x1, y1, x2, y2, score = numbers.T
     rules: list[tuple[npt.NDArray[np.bool_], list[str], str, str]] = [
         *((~np.isfinite(numbers[:, i]), [name], "not a finite number", "Mend it.") for i, name in enumerate(names)),

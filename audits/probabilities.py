@@ -10,7 +10,7 @@ import pandas as pd
 from datasetops.audits.confident import ROW_SUM_TOLERANCE
 from datasetops.errors import FormatError, did_you_mean
 from datasetops.schema import LabelSchema
-from datasetops.sheets import read_frame
+from datasetops.sheets import as_numbers, read_frame
 
 _KEYS = ("sample_id", "uri")
 
@@ -60,7 +60,7 @@ def for_version(frame: pd.DataFrame, samples: pd.DataFrame, schema: LabelSchema)
     names = set(frame.columns.map(str))
     words = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
     if words and len(frame):
-        numbers = pd.to_numeric(frame[words[0]], errors="coerce").isna().to_numpy()
+        numbers = as_numbers(frame[words[0]]).isna().to_numpy()
         place = int(np.argmax(numbers))
         value, who = str(frame[words[0]].iloc[place])[:50], frame.index[place]
         raise FormatError(f"probabilities: sample {who!r}, {words[0]}: {value!r} is not a number.", remedy=remedy)

@@ -44,8 +44,32 @@ def read_frame(path: Path, remedy: str = "Give a CSV or Parquet table.", **optio
     `remedy` for a file that cannot be read."""
     import pandas as pd
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, **options)
+        if path.suffix != ".parquet":
+            return pd.read_csv(path, **options)
+        table = pq.read_table(path)
+        table.validate(full=True)  # texts that are not UTF-8
+        return table.to_pandas()
     except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:  # of damaged files
         raise FormatError(f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}", remedy=remedy) from None
+
+
+def as_numbers(column: pd.Series[Any]) -> pd.Series[float]:
+    """A column (N,) as float64; NaN for what is no number, infinity for one that is too large."""
+    import pandas as pd
+
+    try:
+        return pd.to_numeric(column, errors="coerce").astype("float64")
+    except OverflowError:
+        return column.map(_number).astype("float64")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
+    except (TypeError, ValueError):
+        return float("nan")

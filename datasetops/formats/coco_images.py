@@ -92,19 +92,34 @@ def _file_name(entry: dict[str, Any]) -> str | None:
 def _usable_names(file: CocoFile, images: _Images) -> list[bool]:
     """False for names that leave the image folder, and for the second image that is the same file."""
     usable = []
+    annotated: Counter[Any] | None = None
     first: dict[str, Any] = {}
     for entry, name in zip(images.entries, images.names, strict=True):
         ok = True
         if name is not None:
-            if first.setdefault(name, entry["id"]) != entry["id"]:
-                ok = False
-                file.reject(
-                    f"image {entry['id']}: same file {name!r} as image {first[name]}; the first is kept", given=name
-                )
-            elif ".." in name or name[0] in "/\\~" or name[1:2] == ":" or "\0" in name:
-                ok = safe_name(name, file.problems, path=file.path, where=f"{file.path}: image {entry['id']}")
+            same = first.setdefault(name, entry["id"]) != entry["id"]
+            if same or ".." in name or name[0] in "/\\~" or name[1:2] == ":" or "\0" in name:
+                annotated = _annotated(file) if annotated is None else annotated
+                count = 1 + annotated[entry["id"]]
+                where = f"image {entry['id']}"
+                if same:
+                    ok = False
+                    left_out = f" ({count - 1} annotations left out)" if count > 1 else ""
+                    message = f"{where}: same file {name!r} as image {first[name]}; the first is kept{left_out}"
+                    file.reject(message, given=name, count=count)
+                else:
+                    ok = safe_name(name, file.problems, path=file.path, where=f"{file.path}: {where}", count=count)
         usable.append(ok)
     return usable
+
+
+def _annotated(file: CocoFile) -> Counter[Any]:
+    """How many annotations each image has."""
+    return Counter(
+        entry["image_id"]
+        for entry in file.document["annotations"]
+        if type(entry) is dict and is_id(entry.get("image_id"))
+    )
 
 
 def _image_folders(file: CocoFile) -> list[str]:
@@ -125,11 +140,7 @@ def _find_media(file: CocoFile, images: _Images) -> None:
         return
     if None not in images.media:
         return
-    annotated = Counter(
-        entry["image_id"]
-        for entry in file.document["annotations"]
-        if type(entry) is dict and is_id(entry.get("image_id"))
-    )
+    annotated = _annotated(file)
     for entry, name, media in zip(images.entries, images.names, images.media, strict=True):
         if media is None:
             what = file.images.why_not(name) if name else "it has no file_name"
