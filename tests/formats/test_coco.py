@@ -25,7 +25,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from datasetops.errors import FormatError
-from datasetops.formats.coco_write import _side
+from datasetops.formats.coco_write import side_of
 from datasetops.schema import LabelSchema
 
 pytestmark = pytest.mark.slow
@@ -199,7 +199,7 @@ def test_splits_of_any_name_with_images_of_the_same_name(tmp_path: Path, pets: L
 def test_exported_widths_lead_to_the_same_corner(pairs: list[tuple[float, float]]) -> None:
     near, width = np.array(pairs).T
     far = near + width
-    assert (near + _side(near, far) == far).all()
+    assert (near + side_of(near, far) == far).all()
 
 
 def test_own_columns_come_back(tmp_path: Path) -> None:
