@@ -111,7 +111,7 @@ def fake_gcs() -> Iterator[str]:
     # Addresses by path are those of the public host.
     front_port = free_port()
     with running([*command, "-public-host", f"127.0.0.1:{front_port}"], port) as url:
-        Front.behind = url
+        Front.behind, Front.host = url, f"127.0.0.1:{front_port}"
         front = ThreadingHTTPServer(("127.0.0.1", front_port), Front)
         threading.Thread(target=front.serve_forever, daemon=True).start()
         try:
@@ -139,7 +139,7 @@ class Front(BaseHTTPRequestHandler):
     The condition x-goog-if-generation-match goes along as ifGenerationMatch: the emulator itself decides about it.
     """
 
-    behind = ""
+    behind = host = ""
     client = httpx.Client()
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # an answer in one piece: two would wait for each other's acknowledgement
@@ -159,8 +159,8 @@ class Front(BaseHTTPRequestHandler):
         )
 
     def do_GET(self) -> None:
-        kept = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
-        self._pass(self.command, self.path, self._body() or None, kept)
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in ("connection", "host")}
+        self._pass(self.command, self.path, self._body() or None, kept | {"Host": self.host})
 
     do_HEAD = do_DELETE = do_POST = do_GET  # noqa: N815 (names that http.server calls)
 

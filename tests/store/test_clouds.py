@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -150,6 +153,61 @@ def test_processes_commit_at_once(cloud: Cloud, schema: LabelSchema) -> None:
     assert again.version().table("samples")["sample_id"].to_pylist() == ["own-0", "own-1", "own-2", "shared"]
     assert len(list(again.versions())) == 5
     assert verify(again) == []
+
+
+class LosesAnAnswer:
+    """A relay to a server that hands every request on, but breaks the connection instead of giving the Nth answer."""
+
+    def __init__(self, target: str, answer: int) -> None:
+        host, _, port = target.removeprefix("http://").partition("/")[0].partition(":")
+        self.target, self.left, self.lock = (host, int(port)), answer, threading.Lock()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = target.replace(f"{host}:{port}", f"127.0.0.1:{self.listener.getsockname()[1]}")
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._relay, args=(self.listener.accept()[0],), daemon=True).start()
+
+    def _relay(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self.target) as server, contextlib.suppress(OSError):
+            threading.Thread(target=self._requests, args=(client, server), daemon=True).start()
+            while data := server.recv(65536):
+                with self.lock:
+                    self.left -= data.startswith(b"HTTP/1.1 ")
+                    lost = self.left == 0
+                    self.left -= lost
+                if lost:
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                client.sendall(data)
+
+    @staticmethod
+    def _requests(client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                server.sendall(data)
+            server.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_an_answer_that_is_lost_loses_nothing(
+    cloud: Cloud, schema: LabelSchema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Repository.init(cloud.url, schema).commit(rows("base", label="cat"), message="base")
+    address = "AZURE_STORAGE_ENDPOINT" if cloud.scheme == "az" else "GOOGLE_BASE_URL"
+    for answer in range(1, 16):
+        relay = LosesAnAnswer(cloud.server, answer)
+        monkeypatch.setenv(address, relay.url)
+        Repository.open(cloud.url).commit(rows(f"s{answer:02}", label="dog"), message=str(answer))
+        assert relay.left < 0  # it was lost, and asked for again
+        relay.listener.close()
+        monkeypatch.setenv(address, cloud.server)
+    again = Repository.open(cloud.url)
+    assert verify(again) == []
+    assert len(again.version().table("samples")) == len(list(again.versions())) == 16
 
 
 @pytest.mark.server
