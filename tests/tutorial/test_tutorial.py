@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -101,3 +103,14 @@ def test_the_tutorial_is_true(tmp_path: Path, env: dict[str, str]) -> None:
 
 def test_the_walk_with_boxes_is_true(tmp_path: Path, env: dict[str, str]) -> None:
     follow(DOCS / "tutorial-boxes.md", Walk(tmp_path, env), {"take": people.take})
+
+
+def test_the_notebook_runs(tmp_path: Path, env: dict[str, str]) -> None:
+    pytest.importorskip("nbclient", reason="the extra test is not installed whole")
+    shutil.copy(DOCS / "notebook.ipynb", tmp_path)
+    words = [sys.executable, "-m", "nbclient.cli", "notebook.ipynb", "--inplace"]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    cells = json.loads((tmp_path / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    kept = json.loads((DOCS / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert [len(cell.get("outputs", ())) for cell in cells] == [len(cell.get("outputs", ())) for cell in kept]
