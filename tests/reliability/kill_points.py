@@ -197,6 +197,13 @@ def dsops(root: Path | None, *arguments: str) -> int:
         return error.exit_code
 
 
+def imported() -> None:
+    """Import what commands need, so that a forked one begins at once."""
+    for module in ("datasetops.cli.main", "torch", "pandas", "duckdb", "onnxruntime", "sklearn.linear_model", "scipy.stats",
+                   "pyarrow.parquet", "cleanlab.filter", "pydantic", "yaml", "faiss"):  # fmt: skip
+        __import__(module)
+
+
 def command(loop: Loop, name: str, arguments: list[str]) -> int:
     return dsops(None if name == "init" else loop.root, *arguments)
 
@@ -208,9 +215,7 @@ def verified(loop: Loop) -> int:
 def main(folder: Path, points: int, seed: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["DSOPS_CACHE"] = str(folder / "cache")
-    for module in ("datasetops.cli.main", "torch", "pandas", "duckdb", "onnxruntime", "sklearn.linear_model", "scipy.stats",
-                   "pyarrow.parquet", "cleanlab.filter", "pydantic", "yaml", "faiss"):  # fmt: skip
-        __import__(module)
+    imported()
     loop, log = Loop(folder), folder / "log"
     writes, ends, lines = {}, {}, {}
     again: dict[str, tuple[int, dict[str, Any]]] = {}  # what a second run leaves where the first was done
