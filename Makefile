@@ -58,11 +58,11 @@ $(VENV)/.demo: $(VENV)/.core
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,clouds,tfrecord,datasets,keys,faces,test]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,clouds,tfrecord,datasets,keys,faces,telemetry,test]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,clouds,tfrecord,datasets,keys,faces,test,lint]'
+	$(PIP) --editable '.[transformers,label-studio,fiftyone,networks,ocr,ray,ray-train,evaluate,train,mlflow,wandb,evidence,clouds,tfrecord,datasets,keys,faces,telemetry,test,lint]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.core

@@ -45,13 +45,14 @@ class _Group(Group):
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
+        name="review",
         cls=_Group,
         help="Decide on findings in a browser: dsops review VERSION. Then: dsops review apply VERSION.",
     )
     command(group, _OPEN)(open_app)
     command(group)(apply)
     command(group)(user)
-    app.add_typer(group, name="review")
+    app.add_typer(group)
 
 
 def open_app(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
+from datasetops import telemetry
 from datasetops.cli.stages import ExampleCommand, Group
 from datasetops.errors import ConflictError, DatasetOpsError
 from datasetops.secret_files import give_to_libraries
@@ -119,6 +120,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        shown = name or function.__name__.replace("_", "-")
         signature = inspect.signature(function, eval_str=True)
         own = [parameter for parameter in signature.parameters.values() if parameter.name != "session"]
         shared = [
@@ -136,7 +138,10 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
             session = Session(**given, may_meet_erasing=function.__name__ == "erase")
             try:
                 give_to_libraries()
-                function(session, **values)
+                if problem := telemetry.missing():
+                    session.say(problem)
+                with telemetry.span(" ".join(dict.fromkeys(["dsops", str(app.info.name), shown]))):
+                    function(session, **values)
             except BrokenPipeError:  # the reader of a pipe has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             except (Exception, KeyboardInterrupt) as error:
@@ -147,11 +152,12 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
                 raise typer.Exit(_report(session, error)) from None
             finally:
                 session.tell_of_runs()
+                telemetry.flush()
 
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
         run.__doc__ = function.__doc__
-        app.command(name or function.__name__.replace("_", "-"), cls=ExampleCommand)(run)
+        app.command(shown, cls=ExampleCommand)(run)
         return function
 
     return register
@@ -159,8 +165,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 
 def group(app: typer.Typer, name: str, help: str) -> typer.Typer:
     """Commands under a common name, such as `dsops label …`."""
-    made = typer.Typer(cls=Group, help=help, no_args_is_help=True)
-    app.add_typer(made, name=name)
+    made = typer.Typer(name=name, cls=Group, help=help, no_args_is_help=True)
+    app.add_typer(made)
     return made
 
 

@@ -15,6 +15,7 @@ from datasetops.labeling.batch import Project, load_project
 from datasetops.labeling.pull import PullResult, pull
 from datasetops.manifest import Repository
 from datasetops.secret_files import secret
+from datasetops.telemetry import span
 
 SECRET: Final = "DSOPS_WEBHOOK_SECRET"  # noqa: S105 (a variable's name)
 _HEADER: Final = "X-Dsops-Secret"
@@ -45,7 +46,10 @@ def watch(
     try:
         while not stop.is_set():
             try:
-                result = pull(repository, load_project(repository, project.name), server, **options)
+                with span("pull") as told:
+                    result = pull(repository, load_project(repository, project.name), server, **options)
+                    if told is not None:
+                        told.set_attribute("dsops.answers", result.answers)
                 pause = every
                 if result.samples or result.conflicts or result.warnings:
                     yield result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import replace
 from typing import Any, Final
@@ -13,6 +14,7 @@ from urllib.parse import quote, urlsplit
 from starlette.exceptions import HTTPException
 
 from datasetops.access import AccessLog
+from datasetops.telemetry import count_request
 from datasetops.web.roles import may, who_may
 from datasetops.web.sessions import Session, Sessions
 from datasetops.web.users import Users
@@ -88,6 +90,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})["session"] = None
+        began = time.monotonic()
         started = False
         read = 0
 
@@ -104,6 +107,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 self._note(scope, message["status"])
+                route = getattr(scope.get("route"), "path", "other")
+                count_request(time.monotonic() - began, scope["method"], route, message["status"])
                 message["headers"] = _with_headers(message.get("headers", ()))
             await send(message)
 

@@ -24,7 +24,15 @@ from PIL import Image
 from datasetops.errors import ModelError
 from datasetops.formats.rle import run_lengths
 from datasetops.images import ImageError
-from datasetops.models.predictor import BoxPrompted, Prediction, Predictor, Prompts, Request, open_predictor, with_scheme
+from datasetops.models.predictor import (
+    BoxPrompted,
+    Prediction,
+    Predictor,
+    Prompts,
+    Request,
+    open_predictor,
+    with_scheme,
+)
 from datasetops.plugins import plugin_names
 
 pytest.importorskip("transformers", reason="the extra 'transformers' is not installed")
