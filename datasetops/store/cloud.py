@@ -50,7 +50,7 @@ class CloudStore:
         return file
 
     def put(self, key: str, data: bytes) -> None:
-        self._put(key, data)
+        self._put(key, data, use_multipart=False)
         (self._cache / key).unlink(missing_ok=True)
 
     def put_hint(self, key: str, data: bytes) -> None:

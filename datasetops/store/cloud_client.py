@@ -56,7 +56,12 @@ def _client(scheme: str, bucket: str, endpoint: str, environment: tuple[tuple[st
         raise MissingDependencyError("obstore", extra="clouds", purpose=f"{scheme}://") from None
     options: dict[str, Any] = {
         "retry_config": {"max_retries": 4, "retry_timeout": timedelta(seconds=60)},
-        "client_options": {"connect_timeout": timedelta(seconds=10), "allow_http": endpoint.startswith("http://")},
+        "client_options": {
+            "connect_timeout": timedelta(seconds=10),
+            "read_timeout": timedelta(seconds=60),
+            "timeout": timedelta(minutes=10),  # of a whole request: a part of a large file on a slow line
+            "allow_http": endpoint.startswith("http://"),
+        },
     }
     return GCSStore(bucket, **options) if scheme == "gs" else AzureStore(bucket, **options)
 

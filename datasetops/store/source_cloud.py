@@ -28,7 +28,11 @@ def open_cloud_source(url: str) -> CloudTree:
         if beside.stat(name) is not None:
             return beside
     tree = CloudTree(client, scheme, bucket, prefix)
-    if next(tree.walk(), None) is None:
+    import obstore
+
+    with talking(tree.url):
+        first = next(iter(obstore.list(client, prefix or None, chunk_size=1)), None)
+    if not first:
         raise NotFoundError(f"{url}: there is no object of that name, and none below it.", remedy="Check the prefix.")
     return tree
 
