@@ -42,6 +42,8 @@ for path in sorted(glob.glob(sys.argv[1] + "/*.tfrecord-*")):
         row |= {name: [item.decode() for item in row[name]] for name in row if features[name] is text and "enc" not in name}
         data = row.pop("image/encoded")
         pixels = tf.io.decode_image(data[0]).numpy() if data else None
+        masks = tf.io.parse_single_example(record, {"m": tf.io.RaggedFeature(tf.string, value_key="image/object/mask")})
+        row["masks"] = [tf.io.decode_png(mask)[:, :, 0].numpy().tolist() for mask in masks["m"]][:3]
         row["shape"] = None if pixels is None else list(pixels.shape)
         row["pixels"] = None if pixels is None else hashlib.sha256(pixels.tobytes()).hexdigest()
         rows.append(row)
@@ -73,6 +75,8 @@ def data_of(folder: Path, *, copy_media: bool = True) -> ExportData:
     add("s0", "polygon", 'a "b" \\ä', geometry='{"polygons":[[2,3,8,3,8,6]]}')
     add("s1", "box", "cat", (2.0, 0.0, 3.0, 3.0), attributes='{"difficult":false}')
     add("s1", "text", None, text="exit")
+    add("s2", "polygon", 'a "b" \\ä', geometry='{"polygons":[[0,0,8,0,8,3,0,3]]}')
+    add("s2", "mask", "dog", geometry='{"rle":{"size":[6,8],"counts":[13,5,1,5,24]}}')
     add("s3", "box", "cat", (0.0, 0.0, 1.0, 1.0))
     tables = (pa.Table.from_pylist(samples, schema=SAMPLES), pa.Table.from_pylist(annotations, schema=ANNOTATIONS))
     return ExportData(*tables, SCHEMA, lambda uri: Path(uri).read_bytes(), copy_media)
@@ -107,6 +111,7 @@ def test_tensorflow_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.M
     pixels = np.asarray(Image.open(tmp_path / "media" / "0.png"))
     assert (one.pop("pixels"), one.pop("shape")) == (hashlib.sha256(pixels.tobytes()).hexdigest(), [6, 8, 3])
     assert one == {
+        "masks": [],  # only one of two objects has an outline
         "image/class/label": [3],
         "image/class/text": ["cat"],
         "image/filename": ["0.png"],
@@ -126,14 +131,19 @@ def test_tensorflow_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.M
         "image/width": [8],
     }
     assert (two["image/object/class/label"], two["image/object/bbox/xmin"]) == ([3], [0.25])
-    assert (three["image/source_id"], three["image/object/class/label"]) == (["s2"], [])
+    assert (three["image/source_id"], three["image/object/class/label"]) == (["s2"], [2, 1])
+    inside = [(0, 0, 8, 3), (2, 1, 4, 6)]
+    for mask, (x1, y1, x2, y2) in zip(three["masks"], inside, strict=True):
+        expected = np.zeros((6, 8), int)
+        expected[y1:y2, x1:x2] = 1
+        assert np.array_equal(mask, expected)
     assert (four["image/source_id"], four["pixels"], four["image/object/class/label"]) == (["s3"], None, [])
     assert report.lost == [
         "2 annotations without a class or a place are not written: tfrecord has classes and boxes.",
         "1 attributes are not written: tfrecord has no place for them.",
-        "1 polygons, masks or keypoints are not written: tfrecord has no place for them.",
+        "1 masks are not written: other objects of their image have none, and the keys ask for one of each.",
         "1 texts are not written: tfrecord has no place for them.",
-        "6 sources other than import are not written: tfrecord has no place for them.",
+        "8 sources other than import are not written: tfrecord has no place for them.",
         "1 samples have no image at hand.",
     ]
 
