@@ -104,7 +104,7 @@ def test_the_command_looks_for_faces_where_the_check_is_named(data: Path, tmp_pa
     for words in (
         ["init", "--schema", "digits"],
         ["ingest", str(photos.parent)],
-        ["audit", "v1", "--check", "personal_data"],
+        ["audit", "v1", "--check", "personal_data", "--report", str(tmp_path / "report.html")],
     ):
         done = run.invoke(app, [*words, "-C", str(tmp_path)])
         assert done.exit_code == 0, done.output
