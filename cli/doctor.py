@@ -38,6 +38,12 @@ _OPTIONAL = {
     "ray": ("ray", "the engine ray"),
     "mlflow-skinny": ("mlflow", "tracking by MLflow"),
     "wandb": ("wandb", "tracking by Weights & Biases"),
+    "datasets": ("datasets", "ingest --format hf from the Hub"),
+    "prov": ("evidence", "evidence packs: lineage as W3C PROV"),
+    "mlcroissant": ("evidence", "evidence packs: Croissant"),
+    "cryptography": ("keys", "signed decisions"),
+    "opencv-python-headless": ("faces", "faces in images: the check personal_data"),
+    "opentelemetry-sdk": ("telemetry", "OpenTelemetry"),
 }
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
+from datasetops.cli.doctor import _OPTIONAL
 from datasetops.cli.main import app
 from datasetops.cli.stages import EXAMPLES, STAGES
 
@@ -46,3 +49,9 @@ def test_help_is_by_stage_and_cuts_nothing() -> None:
     places = [text.index(f"\n{title}:\n") for title in STAGES]
     assert places == sorted(places)
     assert "..." not in text.split("Bring data in and out:")[1]
+
+
+def test_doctor_knows_every_extra() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"]) - {"test", "lint", "bench", "ray-train"}
+    assert extras == {extra for extra, _ in _OPTIONAL.values()}
