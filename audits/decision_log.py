@@ -22,6 +22,7 @@ from datasetops.audits.decision import AlreadyDecidedError, Decision
 from datasetops.errors import ConflictError, DamagedError, NotFoundError
 from datasetops.ledger import Entry, Event
 from datasetops.manifest import Repository, Version
+from datasetops.manifest.erasing import was_replaced
 from datasetops.records import canonical_json, parse_json, sha256_hex
 
 _FOLDER: Final = "decisions/"
@@ -161,9 +162,13 @@ class DecisionLog:
         if entry.event.kind not in _KINDS:
             return []
         rows: list[dict[str, Any]] = []
-        for key in entry.event.outputs.get("files", {}):
+        for key, digest in entry.event.outputs.get("files", {}).items():
             try:
-                found = parse_json(self._repository.store.get(key))
+                data = self._repository.store.get(key)
+                now = sha256_hex(data)
+                if now != digest and not was_replaced(self._repository.store, key, digest, now):
+                    raise ValueError("its bytes changed")
+                found = parse_json(data)
                 if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
                     raise ValueError("no list of decisions")
                 rows += found

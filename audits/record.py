@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datasetops.audits.base import CheckResult
-from datasetops.errors import NotFoundError, did_you_mean
+from datasetops.errors import DamagedError, NotFoundError, did_you_mean
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
+from datasetops.manifest.erasing import was_replaced
 from datasetops.records import SEVERITIES, canonical_json, sha256_hex
 
 SCORES = pa.schema(
@@ -52,14 +53,16 @@ def latest_audit(
 
     `audit_id` may be the beginning of one; `whole`: only audits of all samples. Of several audits, id and parameters are
     the newest one's.
-    Raises NotFoundError where there is none.
+    Raises NotFoundError where there is none, DamagedError where a file of one is not as the ledger says.
     """
     ran: dict[str, list[str]] = {}
+    files: dict[str, Mapping[str, str]] = {}
     for entry in repository.ledger.backwards():
         if entry.event.kind == "audit" and entry.event.inputs.get("commit") == version.digest:
             if whole and (entry.event.parameters.get("split") or entry.event.parameters.get("where")):
                 continue
             ran.setdefault(str(entry.event.outputs["audit"]), entry.event.parameters["checks"])
+            files.setdefault(str(entry.event.outputs["audit"]), entry.event.outputs["files"])
     remedy = f"Run: dsops audit {version.name}"
     if audit_id is not None:
         if len(chosen := [name for name in ran if name.startswith(audit_id)]) != 1:
@@ -71,6 +74,7 @@ def latest_audit(
     for name, checks in ran.items():
         if set(checks) <= owner.keys() or (record := stored_audit(repository, version, name)) is None:
             continue
+        _refuse_changed(repository, files[name])
         newest.append(record)
         owner = dict.fromkeys(record.info["checks"], record) | owner
     if not newest:
@@ -83,6 +87,15 @@ def latest_audit(
         {name: record.summaries.get(name, {}) for name, record in owner.items()},
         reused=True,
     )
+
+
+def _refuse_changed(repository: Repository, files: Mapping[str, str]) -> None:
+    """Raise DamagedError for a file that is no longer what the ledger says, unless an erasure changed it."""
+    for key, digest in files.items():
+        if repository.store.exists(key):
+            now = sha256_hex(repository.store.get(key))
+            if now != digest and not was_replaced(repository.store, key, digest, now):
+                raise DamagedError(f"{key} is damaged: its bytes changed.", remedy="Audit again: dsops audit --again.")
 
 
 def _of_owned(rows: pa.Table, record: AuditRecord, owner: Mapping[str, AuditRecord]) -> pa.Table:

@@ -21,6 +21,7 @@ from datasetops.store import KeyExistsError, Store
 
 HINT: Final = "ledger/tail"
 _ATTEMPTS: Final = 200
+_KEPT: Final = 20_000  # entries that are kept in memory at most: some 50 MB
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ class Entry:
             )
             place = {name: raw[name] for name in ("number", "previous", "packages", "version", "commit", "branch")}
             entry = cls(event=event, state=State(**raw["state"]), **place)
-        except (KeyError, TypeError, AttributeError) as error:
+            same = entry.to_bytes() == data
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not a ledger entry: {error}") from None
-        if entry.to_bytes() != data:
+        if not same:
             raise ValueError("not a ledger entry in canonical form")
         return entry
 
@@ -121,6 +123,8 @@ class Ledger:
             ) from None
         if entry.number != number:
             raise DamagedError(f"{key} holds entry {entry.number}.", remedy="Put it back from a backup.")
+        if len(self._known) >= _KEPT:  # in a server that runs for weeks
+            self._known.clear()
         self._known[number] = entry
         return entry
 

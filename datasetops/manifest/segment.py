@@ -111,7 +111,7 @@ class Segment:
     def __init__(self, store: Store, table_name: str, info: SegmentInfo, cache: Path, erased: int = 0) -> None:
         self.table_name = table_name
         self.info = info
-        self._rows_left = info.rows - erased
+        self._rows_left = max(0, info.rows - erased)
         self._store = store
         self._cache = cache
         self._key_column = KEYS[table_name]

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from datasetops.errors import DamagedError, DatasetOpsError, NotFoundError
 from datasetops.ledger import HINT, check_chain
 from datasetops.manifest.commit import FORMAT, Commit, get_object
-from datasetops.manifest.erasing import ERASED, erased_counts, replaced_objects
+from datasetops.manifest.erasing import ERASED, SEGMENTS, erased_counts, replaced_objects
 from datasetops.manifest.repository import Repository, ref_of
 from datasetops.manifest.segment import SegmentInfo, check_segment, segment_key
 from datasetops.progress import Progress, no_progress
@@ -55,7 +55,7 @@ def verify(
     store = repository.store
     damage: list[Damage] = []
     try:
-        erased = erased_counts(store)
+        erased, told = erased_counts(store), store.exists(SEGMENTS)
         replaced_objects(store)
     except DamagedError as error:
         return [Damage(_first_line(error).partition(" ")[0], "it is damaged", "what erasures left")]
@@ -107,7 +107,7 @@ def verify(
             held = f"the {'label schema' if folder == 'schemas' else 'labeling guide'} of {_span(users)}"
             damage.append(Damage(f"{folder}/{digest}.{suffix}", _first_line(error), held))
     for (table, info), users in progress(segments.items(), len(segments), "Hashing segments"):
-        problem = check_segment(store, table, info, repository.cache, erased.get(info.id, 0) if erased else None)
+        problem = check_segment(store, table, info, repository.cache, erased.get(info.id, 0) if told else None)
         if problem:
             held = f"{info.rows:,} rows of {table} in {_span(users)}"
             damage.append(Damage(segment_key(table, info.id), problem, held))

@@ -157,6 +157,9 @@ def _edit(
     put, remove = raw.get("put") or [], raw.get("remove") or []
     if not isinstance(put, list) or not isinstance(remove, list):
         raise ValueError("fix: put and remove are lists")
+    named = [item.get("annotation_id") for item in put if isinstance(item, Mapping)] + remove
+    if not all(name is None or isinstance(name, str) for name in named):
+        raise ValueError("fix: annotation_id: expected a text")
     size = desk.pictures.size_of(workplace.version, row["sample_id"]) if put else None
     changed = []
     for item in put:

@@ -139,14 +139,7 @@ def served(root: Path, until: float) -> dict[str, Any]:
         base = "/".join(address.split("/")[:3])
         opener.open(address, timeout=60).close()
         while time.time() < until or not ends:
-            for path in (
-                "/",
-                "/v/main/review",
-                "/v/v1/",
-                "/api/v/main/queue",
-                "/api/v/main/progress",
-                "/api/v/main/since",
-            ):
+            for path in ("/", "/v/v1", "/v/v1/review", "/api/v/v1/queue", "/api/v/v1/progress", "/api/v/v1/since"):
                 try:
                     with opener.open(base + path, timeout=60) as answer:
                         ends[str(answer.status)] += 1

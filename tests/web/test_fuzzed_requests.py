@@ -54,7 +54,7 @@ def test_any_address_is_answered(refusing: Refusing, number: int) -> None:
     pairs = chance.sample(QUERY.split("&"), chance.randrange(5))
     query = quote(mutated("&".join(pairs).encode(), "text", number)[:4000], safe="=&,/")
     if chance.random() < 0.3:
-        path = "/" + quote(mutated(path.encode(), "text", number)[1:2000], safe="/")
+        path = "/" + quote(mutated(path.encode(), "text", number)[1:2000], safe="/").lstrip("/")
     answer = refusing.client.get(f"{path}?{query}")
     assert answer.status_code < 500, (path, query, answer.text[:500])
 
