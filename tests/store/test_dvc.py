@@ -15,7 +15,8 @@ from datasetops.ingest import IngestResult, ingest
 from datasetops.manifest import Repository, verify
 from datasetops.schema import load_schema
 from datasetops.store.dvc_files import find_tracked
-from datasetops.store.source import LocalTree, open_source
+from datasetops.store.source import open_source
+from datasetops.store.source_local import LocalTree
 from datasetops.store.tree import Unusable
 
 DVC = Path(__file__).parents[2] / "build" / "dvc" / "bin" / "dvc"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from datasetops.errors import FormatError, NotFoundError, StoreError
-from datasetops.store.source import WithFiles, open_source
+from datasetops.store.source import open_source
+from datasetops.store.source_local import WithFiles
 from datasetops.store.tree import FileEntry, SourceTree, Unusable
 
 
