@@ -48,10 +48,12 @@ def read_frame(path: Path, remedy: str = "Give a CSV or Parquet table.", **optio
 
     try:
         if path.suffix != ".parquet":
-            return pd.read_csv(path, **options)
+            rows: pd.DataFrame = pd.read_csv(path, **options)
+            return rows
         table = pq.read_table(path)
         table.validate(full=True)  # texts that are not UTF-8
-        return table.to_pandas()
+        rows = table.to_pandas()
+        return rows
     except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:  # of damaged files
         raise FormatError(f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}", remedy=remedy) from None
 

@@ -158,7 +158,8 @@ class TableState:
         if not len(chosen) or not ADDED[self.name]:
             return chosen[:0]
         empty = np.logical_and.reduce([rows[name].is_null().to_numpy() for name in ADDED[self.name]])
-        return chosen[empty[chosen]]
+        found: Positions = chosen[empty[chosen]]
+        return found
 
     def stack(self, changes: Changes) -> tuple[list[Segment], pa.Table, list[bytes] | None]:
         """(segments to keep, rows to write on top of them, their digests where they are the changes' own).
