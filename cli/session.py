@@ -31,7 +31,12 @@ _TELL_EVERY: Final = 30.0  # seconds between two lines of progress where stderr 
 _OPTIONS: dict[str, Any] = {
     "directory": Annotated[
         str | None,
-        typer.Option("-C", "--directory", metavar="DIR", help="The repository: a folder in it, or s3://bucket/prefix."),
+        typer.Option(
+            "-C",
+            "--directory",
+            metavar="DIR",
+            help="The repository: a folder in it, or an address such as s3://bucket/prefix.",
+        ),
     ],
     "as_json": Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else there.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")],
