@@ -52,7 +52,7 @@ def prepare(folder: Path) -> Path:
     for name, text in (("schema", SCHEMA), ("policy", POLICY)):
         (folder / f"{name}.yaml").write_text(text)
     first = ["ingest", str(pictures(folder / "first", 24, 0))]
-    audit = ["audit", "v1", "--check", "schema"]
+    audit = ["audit", "v1", "--check", "schema", "--report", str(folder / "audit.html")]
     push = ["label", "push", "--tool", "cvat", "--out", str(folder / "tasks.zip"), "--where", "true"]
     for line in (["init", str(root), "--schema", str(folder / "schema.yaml")], first, ["branch", "trial"], audit, push):
         status, said = dsops(root, *line) if line[0] != "init" else dsops(folder, *line)
@@ -78,6 +78,7 @@ def worker(root: Path, number: int, until: float) -> dict[str, Any]:
             line = ["ingest", str(pictures(root.parent / f"more{turn}", 2, 1000 + turn)), "--branch", "trial"]
         elif number == 1:
             line = ["audit", "main", "--check", chance.choice(("schema", "exact_duplicate", "balance"))]
+            line += ["--report", str(root.parent / "audit.html")]
         elif number == 2:
             try:
                 repository = Repository.open(root)

@@ -51,15 +51,16 @@ class Loop:
                 Image.fromarray(pixels).save(file)
         for name, text in (("schema", SCHEMA), ("policy", POLICY), ("model_policy", MODEL_POLICY)):
             (folder / f"{name}.yaml").write_text(text)
+        report = ["--report", str(folder / "audit.html")]
         self.commands: dict[str, Command] = {
             "init": lambda: ["init", str(self.root), "--schema", str(folder / "schema.yaml")],
             "ingest": lambda: ["ingest", str(self.images), "--copy"],
             "split": lambda: ["split", "train=0.6,test=0.4"],
-            "audit": lambda: ["audit", "v2", "--check", "label_noise", "--check", "exact_duplicate"],
+            "audit": lambda: ["audit", "v2", "--check", "label_noise", "--check", "exact_duplicate", *report],
             "decide": lambda: ["decide", "v2", self._finding(), "--verdict", "error"],
             "correct": lambda: ["review", "apply", "v2"],
             "select": lambda: ["select", "v3", "--n", "5", "--strategy", "random", "--where", "true", "--no-spread"],
-            "audit again": lambda: ["audit", "v3", "--check", "exact_duplicate"],
+            "audit again": lambda: ["audit", "v3", "--check", "exact_duplicate", *report],
             "accept": lambda: ["accept", "v3", "--policy", str(folder / "policy.yaml")],
             "train": lambda: ["train", "v3", "--recipe", "probe"],
             "evaluate": lambda: ["evaluate", "m1", "v3", "--resamples", "100"],
