@@ -25,6 +25,7 @@ def read_csv_rows(path: Path, columns: Sequence[str], remedy: str) -> Iterator[t
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise FormatError(f"{path} cannot be read: {reason}.", remedy=remedy) from None
+    return rows
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -47,13 +48,12 @@ def read_frame(path: Path, remedy: str = "Give a CSV or Parquet table.", **optio
     import pyarrow.parquet as pq
 
     try:
-        if path.suffix != ".parquet":
-            rows: pd.DataFrame = pd.read_csv(path, **options)
-            return rows
-        table = pq.read_table(path)
-        table.validate(full=True)  # texts that are not UTF-8
-        rows = table.to_pandas()
-        return rows
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            table.validate(full=True)  # texts that are not UTF-8
+            rows: pd.DataFrame = table.to_pandas()
+        else:
+            rows = pd.read_csv(path, **options)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:  # of damaged files
         raise FormatError(f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}", remedy=remedy) from None
 
