@@ -25,7 +25,6 @@ def read_csv_rows(path: Path, columns: Sequence[str], remedy: str) -> Iterator[t
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise FormatError(f"{path} cannot be read: {reason}.", remedy=remedy) from None
-    return rows
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -56,6 +55,7 @@ def read_frame(path: Path, remedy: str = "Give a CSV or Parquet table.", **optio
             rows = pd.read_csv(path, **options)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:  # of damaged files
         raise FormatError(f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}", remedy=remedy) from None
+    return rows
 
 
 def as_numbers(column: pd.Series[Any]) -> pd.Series[float]:
