@@ -25,6 +25,7 @@ import contenders
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from ratios import record
 
 Ints = npt.NDArray[np.int64]
 Data = dict[str, npt.NDArray[Any]]
@@ -70,7 +71,7 @@ def long_table(data: Data) -> pd.DataFrame:
 def work_of(name: str, data: Data) -> Callable[[], Ints]:
     """What makes the consensus (I,) of the answers; the tables it takes are ready."""
     if name.startswith("dsops"):
-        from datasetops.audits.dawid_skene import crowdlab, dawid_skene
+        from datasetops.audits.people.dawid_skene import crowdlab, dawid_skene
 
         answers = data["items"], data["who"], data["labels"]
         if name == "dsops CROWDLAB":
@@ -161,6 +162,12 @@ def main() -> None:
     }
     data = os.environ.get("DSOPS_TEST_DATA")
     real = crowds(Path(data) / "multiannotator") if data else []
+    for method, peer in (("Dawid-Skene", "crowd-kit"), ("CROWDLAB", "cleanlab")):
+        what = f"{method}, {options.labels:,} labels"
+        contenders.compare(rows, what, f"dsops {method}", f"{peer} {method}", peer)
+    for row in real:
+        own, other = row["dsops Dawid-Skene"], row["crowd-kit Dawid-Skene"]
+        record(f"Dawid-Skene, the crowd {row['crowd']}", own, "crowd-kit", other, "accuracy", more_is_better=True)
     if options.json:
         contenders.report(setting | {"crowds": real}, rows, as_json=True)
         return

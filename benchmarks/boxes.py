@@ -41,12 +41,13 @@ import pandas as pd
 import pyarrow as pa
 from box_data import CORNERS, SHARE, Labeled, planted, read, simulated, yolox
 from PIL import Image
+from ratios import record
 from sklearn.metrics import roc_auc_score
 
 from datasetops.audits.base import AuditContext
-from datasetops.audits.box_checks import DuplicateBox, MisplacedBox, MissingBox, SwappedBox
-from datasetops.audits.box_pairs import Boxes
-from datasetops.audits.box_scores import image_scores, score_boxes
+from datasetops.audits.boxes.checks import DuplicateBox, MisplacedBox, MissingBox, SwappedBox
+from datasetops.audits.boxes.pairs import Boxes
+from datasetops.audits.boxes.scores import image_scores, score_boxes
 from datasetops.records import ANNOTATIONS, SAMPLES
 from datasetops.schema import LabelSchema
 
@@ -246,7 +247,7 @@ def _table(columns: dict[str, Any], schema: pa.Schema) -> pd.DataFrame:
 def probe_detections(data: Labeled, images: Path) -> Callable[[pd.DataFrame], pd.DataFrame] | None:
     """Detections of dsops's own probe for the boxes of a draw; None where there is no such module."""
     try:
-        from datasetops.audits.dense_probe import out_of_sample_detections
+        from datasetops.audits.detector.detections import out_of_sample_detections
     except ImportError:
         return None
     from datasetops.images import decode_rgb
@@ -366,11 +367,22 @@ def main() -> None:
     peers = ["dsops scores", "dsops checks", "hotcoco", "cleanlab ObjectLab"]
     if options.only != "accuracy":
         for which, names in (("sample", peers), ("persons", ["dsops scores", "dsops checks", "hotcoco"])):
-            contenders.report(*speed(folder, which, names, options.rounds), as_json=options.json)
+            setting, rows = speed(folder, which, names, options.rounds)
+            size = f"{setting['boxes']:,} boxes, {setting['detections']:,} detections"
+            contenders.compare(rows, f"four checks of {size}", "dsops checks", "hotcoco", "hotcoco, label errors")
+            contenders.compare(rows, f"scores of {size}", "dsops scores", "cleanlab ObjectLab", "cleanlab, ObjectLab")
+            contenders.report(setting, rows, as_json=options.json)
             print()
     if options.only != "speed":
         warnings.simplefilter("ignore")
         rows = list(all_accuracy(folder, options.draws))
+        for (kind, unit), some in pd.DataFrame(rows).groupby(["planted", "ranked"], sort=False):
+            what = f"boxes {kind}, {unit}; mean of {len(some)} data sets"
+            for name, peer in (("ObjectLab", "cleanlab, ObjectLab"), ("hotcoco", "hotcoco")):
+                best = float(some[f"{name}, best setting"].mean())
+                record(
+                    what, float(some["dsops"].mean()), f"{peer}, its best setting", best, "AUROC", more_is_better=True
+                )
         contenders.report(
             {"planted share": SHARE, "draws": options.draws, "measure": "AUROC"}, rows, as_json=options.json
         )

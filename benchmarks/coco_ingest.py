@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from ratios import record
+
 from datasetops.ingest import ingest
 from datasetops.manifest import Repository
 from datasetops.schema import LabelSchema
@@ -39,6 +41,7 @@ def main() -> None:
             result = ingest(repository, str(file), format="coco")
             ingests.append(time.perf_counter() - started)
     load, ours = statistics.median(loads), statistics.median(ingests)
+    record(f"ingest of COCO, {result.annotations:,} boxes", ours, "json.load, a floor: it only parses", load, "s")
     answer = {
         "images": result.samples,
         "boxes": result.annotations,

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ratios import record
 
 Row = dict[str, Any]
 
@@ -53,6 +54,23 @@ def race(script: str, names: Sequence[str], arguments: Sequence[str], *, rounds:
     """In the parent: every contender in turn, `rounds` times over; the quickest of each counts."""
     runs = [[_run(script, name, arguments) for name in names] for _ in range(rounds)]
     return [min(several, key=lambda row: float(row.get("seconds", np.inf))) for several in zip(*runs, strict=True)]
+
+
+def compare(
+    rows: list[Row],
+    what: str,
+    ours: str,
+    theirs: str,
+    peer: str,
+    *,
+    figure: str = "seconds",
+    unit: str = "s",
+    more_is_better: bool = False,
+) -> None:
+    """Record a figure of two contenders, if both were run and have it; `peer` as in `ratios.record`."""
+    found = {row["contender"]: row[figure] for row in rows if row.get(figure) is not None}
+    if ours in found and theirs in found:
+        record(what, found[ours], peer, found[theirs], unit, more_is_better=more_is_better)
 
 
 def _run(script: str, contender: str, arguments: Sequence[str]) -> Row:

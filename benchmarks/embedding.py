@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pandas as pd
+from ratios import record
 
 from datasetops.images import decode_rgb
 from datasetops.models import embed_images
@@ -123,6 +124,9 @@ def main() -> None:
             },
             "bare": ways(embedder, graph, kinds[next(iter(kinds))][0], arguments.jobs, arguments.rounds),
         }
+    for name, row in result["images"].items():
+        peer = "onnxruntime, bare and without decoding"
+        record(f"embedding, {name}", row["embed_images"], peer, row["bare"], "images/s", more_is_better=True)
     if arguments.json:
         print(json.dumps(result, indent=2))
         return

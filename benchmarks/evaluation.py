@@ -209,6 +209,9 @@ def main() -> None:
         rows = contenders.race(__file__, names, ["--folder", temporary], rounds=options.rounds)
     for row in rows:
         row["ratio"] = row.get("seconds", np.nan) / rows[0]["seconds"]
+    what = f"COCO's numbers of {len(found):,} detections"
+    contenders.compare(rows, what, "dsops, numbers", "hotcoco, JSON", "hotcoco, from JSON")
+    contenders.compare(rows, what, "dsops, numbers", "pycocotools, JSON", "pycocotools, from JSON")
     setting = {"images": options.images, "objects": len(objects), "detections": len(found)}
     contenders.report(setting, rows, as_json=options.json)
 

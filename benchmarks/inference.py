@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from ratios import record
 
 from datasetops.engine import Item
 from datasetops.engine.local import LocalEngine
@@ -335,6 +336,15 @@ def on_ray(images: list[bytes], folder: Path, jobs: int) -> dict[str, Any]:
         ray.shutdown()
 
 
+def record_engine(part: str, kind: str, rows: dict[str, dict[str, float]]) -> None:
+    """The local engine beside the faster bare loop, and for the transformer beside what its libraries offer."""
+    peers = {"bare": "the faster bare loop", "transformers": "transformers, pipeline", "Data": "torch, DataLoader"}
+    own = rows["local engine"]["images_per_second"]
+    for begin, peer in peers.items():
+        if found := [row["images_per_second"] for name, row in rows.items() if name.startswith(begin)]:
+            record(f"inference, {part}, {kind}", own, peer, max(found), "images/s", more_is_better=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["detector", "network", "transformer", "ray"], action="append")
@@ -347,12 +357,8 @@ def main() -> None:
     if not os.environ.get("DSOPS_TEST_DATA"):
         parser.error("DSOPS_TEST_DATA is not set: it names the folder with the real data sets")
     data, jobs = Path(os.environ["DSOPS_TEST_DATA"]), arguments.jobs
-    parts = arguments.part or [
-        "detector",
-        "network",
-        "transformer",
-        *(["ray"] if importlib.util.find_spec("ray") else []),
-    ]
+    with_ray = ["ray"] if importlib.util.find_spec("ray") else []
+    parts = arguments.part or ["detector", "network", "transformer", *with_ray]
     result: dict[str, Any] = {"jobs": jobs}
     with tempfile.TemporaryDirectory() as folder:
         if "detector" in parts:
@@ -371,16 +377,18 @@ def main() -> None:
             }
         if "ray" in parts:
             result["ray"] = on_ray(cifar(data, arguments.small_images), Path(folder), jobs)
+    kinds = [(part, kind) for part in parts if part != "ray" for kind in result[part]]
+    for part, kind in kinds:
+        record_engine(part, kind, result[part][kind])
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    for part in ("detector", "network", "transformer"):
-        for kind, rows in result.get(part, {}).items():
-            print(f"| {part}, {kind} | images/s | of the faster bare loop | processor ms an image |\n|---|---|---|---|")
-            for name, row in rows.items():
-                figures = f"{row['images_per_second']:.1f} | {row['ratio']:.2f} | {row['processor_ms']:.1f}"
-                print(f"| {name} | {figures} |")
-            print()
+    for part, kind in kinds:
+        print(f"| {part}, {kind} | images/s | of the faster bare loop | processor ms an image |\n|---|---|---|---|")
+        for name, row in result[part][kind].items():
+            figures = f"{row['images_per_second']:.1f} | {row['ratio']:.2f} | {row['processor_ms']:.1f}"
+            print(f"| {name} | {figures} |")
+        print()
     if "ray" in result:
         print("| Ray | seconds |\n|---|---|")
         for name, value in result["ray"].items():

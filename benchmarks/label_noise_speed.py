@@ -49,7 +49,7 @@ def write_data(folder: Path, items: int, classes: int, noise: float, signal: flo
 
 def work_of(contender: str, labels: npt.NDArray[Any], probs: npt.NDArray[Any]) -> Callable[[], npt.NDArray[np.bool_]]:
     if contender.startswith("dsops"):
-        from datasetops.audits.confident import find_label_issues
+        from datasetops.audits.labels.confident import find_label_issues
 
         by_self = contender == "dsops, low_self_confidence"
         how: Any = "low_self_confidence" if by_self else "prune_by_noise_rate"
@@ -116,6 +116,14 @@ def main() -> None:
     setting = {"items": options.items, "classes": options.classes, "memory map": options.memory_map}
     for row in rows:
         row["times the first"] = row.get("seconds", np.nan) / rows[0].get("seconds", np.nan)
+    what = f"label-noise flags, {options.items:,} items, {options.classes} classes"
+    one = "cleanlab, n_jobs=1"
+    contenders.compare(rows, what, "dsops", one, "cleanlab, one job")
+    contenders.compare(rows, f"{what}: memory", "dsops", one, "cleanlab, one job", figure="extra_mib", unit="MiB")
+    batched = [row for row in rows if row["contender"] in BATCHES and "seconds" in row]
+    best = min(batched, key=lambda row: float(row["seconds"]), default={"contender": ""})["contender"]
+    low = "dsops, low_self_confidence"
+    contenders.compare(rows, f"{what}, by self-confidence", low, best, "cleanlab, best of three batch sizes")
     contenders.report(setting, rows, as_json=options.json)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "labeling"))
 
 from label_studio_server import TOKEN, Annotator, Server, new_server
+from ratios import record
 
 from datasetops.labeling import choose_project, make_batch, open_project, pull, push, set_up
 from datasetops.labeling.label_studio.interface import label_config
@@ -150,10 +151,15 @@ def main() -> None:
         os.environ |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": TOKEN}
         os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
         try:
+            release = server.connection.version
             pushed = pushes(server, Path(name), options.push)
             pulled = pulls(server, Path(name), options.pull)
         finally:
             server.stop()
+    peer = f"bare calls of Label Studio {release}"
+    record(f"push of {options.push:,} tasks with predictions", pushed["dsops_s"], peer, pushed["bare_s"], "s")
+    record(f"pull of {CHANGED} changed items of {options.pull:,}", pulled["dsops_s"], peer, pulled["bare_s"], "s")
+    record("pull where nothing changed", pulled["nothing_s"], peer, pulled["bare_nothing_s"], "s")
     if options.json:
         print(json.dumps({"push": pushed, "pull": pulled}, indent=1))
         return

@@ -58,7 +58,7 @@ def write_vectors(path: Path, items: int, dimensions: int, seed: int) -> None:
 def search(contender: str, vectors: Floats, k: int, jobs: int, probes: int) -> dict[str, Any]:
     """`indices` and `distances` (1 - cosine), each row's own place left out; or `pairs`."""
     if contender.startswith("dsops"):
-        from datasetops.audits.neighbours import nearest, pairs_within
+        from datasetops.audits.images.neighbours import nearest, pairs_within
 
         exact = "approximate" not in contender
         if "pairs" in contender:
@@ -145,6 +145,18 @@ def main() -> None:
         for row in rows:
             row["found"] = share_found(folder, row["contender"], names[0])
             row["times the first"] = row.get("seconds", np.nan) / rows[0].get("seconds", np.nan)
+    what = f"nearest {options.k} of {options.items:,} x {options.dimensions}"
+    for own, peer in (
+        ("dsops, exact", "faiss, IndexFlatIP"),
+        ("dsops, exact", "scikit-learn, brute, euclidean"),
+        ("dsops, approximate", "faiss, IndexIVFFlat"),
+        ("dsops, approximate", "faiss, IndexHNSWFlat"),
+    ):
+        how, package = own.partition(", ")[2], peer.replace("faiss,", "faiss-cpu,")
+        contenders.compare(rows, f"{what}, {how}", own, peer, package)
+        if how == "approximate":
+            share: Any = {"figure": "found", "unit": "share found", "more_is_better": True}
+            contenders.compare(rows, f"{what}, {how}", own, peer, package, **share)
     setting = {name: getattr(options, name) for name in ("items", "dimensions", "k", "jobs")}
     contenders.report(setting, rows, as_json=options.json)
 

@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.temp) as folder:
         write_data(Path(folder), options.findings, options.samples)
         rows = contenders.race(__file__, list(RUNNERS), ["--folder", folder], rounds=options.rounds)
+    what = f"review queue of {options.findings:,} findings"
+    compare = partial(contenders.compare, rows, ours="dsops", theirs="pandas", peer="pandas")
+    compare(what=f"{what}: open", figure="open_s")
+    for figure in ("first_page_ms", "filtered_page_ms", "search_ms", "next_ms", "after_decision_ms"):
+        compare(what=f"{what}: {figure[:-3].replace('_', ' ')}", figure=figure, unit="ms")
+    compare(what=f"{what}: peak of memory", figure="peak_rss_mib", unit="MiB")
     counts = {(row.get("items"), row.get("filtered")) for row in rows}
     setting = {"findings": options.findings, "samples": options.samples, "same answers": len(counts) == 1}
     contenders.report(setting, rows, as_json=options.json)

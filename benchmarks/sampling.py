@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+from ratios import record
 from statsmodels.stats.proportion import proportion_confint
 
 from datasetops.audits.sampling.bounds import Drawn, lower_bound, upper_bound
@@ -45,6 +46,9 @@ def main() -> None:
         ("both bounds, ten strata", milliseconds(lambda: (upper_bound(5, strata, 0.95), lower_bound(5, strata, 0.95)))),
         ("statsmodels, Clopper-Pearson", milliseconds(lambda: proportion_confint(5, 300, alpha=0.1, method="beta"))),
     ]
+    took = dict(rows)
+    peer = "statsmodels, Clopper-Pearson: a lot without end"
+    record(f"both bounds of {LOT:,} items", took["both bounds"], peer, took["statsmodels, Clopper-Pearson"], "ms")
     print(f"A lot of {LOT:,} items\n\n| work | milliseconds |\n|---|---|")
     for name, value in rows:
         print(f"| {name} | {value:.3g} |")

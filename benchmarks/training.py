@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from contenders import measure, race, report
+from contenders import compare, measure, race, report
 
 CLASSES = 10
 STRENGTHS = {"scikit-learn, C = 1": 1.0, "scikit-learn, C = 0.001": 0.001}
@@ -82,6 +82,11 @@ def main() -> None:
         return
     sizes = ["--rows", str(chosen.rows), "--columns", str(chosen.columns)]
     found = race(__file__, [*METHODS, *STRENGTHS], sizes, rounds=chosen.rounds)
+    for method in METHODS:
+        what = f"probe of {chosen.rows:,} x {chosen.columns}, {method.partition(', ')[2]}"
+        for peer in STRENGTHS:
+            compare(found, what, method, peer, peer, figure="fit_seconds")
+            compare(found, what, method, peer, peer, figure="accuracy", unit="accuracy", more_is_better=True)
     report({"rows": chosen.rows, "columns": chosen.columns}, found, as_json=chosen.json)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from contenders import status_mib
 from pyarrow import feather
+from ratios import record
 
 EDITS = 1000
 ROUNDS = 5
@@ -177,6 +178,11 @@ def main() -> None:
             shutil.rmtree(folder)
         ratio = results["dsops"]["commit_s"] / results["pylance"]["commit_s"]
         rows.append({"rows": n, "ratio": ratio} | results)
+        for figure, what, unit in (
+            ("commit_s", f"commit of {EDITS:,} edits into {n:,} rows", "s"),
+            ("added_mb", f"files added by {EDITS:,} edits in {n:,} rows", "MB"),
+        ):
+            record(what, results["dsops"][figure], "pylance, merge_insert", results["pylance"][figure], unit)
     if options.json:
         print(json.dumps(rows, indent=2))
         return
