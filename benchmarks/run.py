@@ -51,7 +51,7 @@ def machine(load: float) -> str:
     """One sentence each on the machine and the versions."""
     cores = os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    beside = ": other work ran beside it" if load > 0.5 * cores else ""
+    beside = ", of this run or of other work beside it" if load > 0.5 * cores else ""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     return (
         f"Last run on {date.today()}: {cores} cores, {memory:.0f} GiB of memory, {platform.system()} "
