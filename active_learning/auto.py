@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from datasetops.active_learning.pool import Picks, Pool, Strategy
-from datasetops.audits.label_probabilities import tells_nothing
+from datasetops.audits.labels.label_probabilities import tells_nothing
 
 FEW: Final = 8  # labels of the usual class: with fewer, a model's share of right answers in it is known to a sixth
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasetops.active_learning.rounds import Round
-from datasetops.audits.crowd import answer_field
+from datasetops.audits.people.crowd import answer_field
 from datasetops.labeling import batches
 from datasetops.manifest import Repository, Version
 from datasetops.preannotate.human import BY_PEOPLE

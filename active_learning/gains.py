@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from datasetops.active_learning.learner import FitPredict
 from datasetops.active_learning.pool import UNLABELED, Floats, Ints
-from datasetops.audits.probe import assign_folds
+from datasetops.audits.labels.probe import assign_folds
 from datasetops.audits.sampling.bounds import clopper_pearson
 
 CONFIDENCE: Final = 0.95

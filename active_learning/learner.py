@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from datasetops.audits.probe import assign_folds, principal_components
+from datasetops.audits.labels.probe import assign_folds, principal_components
 from datasetops.errors import ModelError, NotFoundError, did_you_mean
 from datasetops.preannotate.discriminant import Floats, Ints, best_temperature, discriminants, softmax
 from datasetops.preannotate.fewshot import Learned, learn

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasetops.active_learning.pool import Floats
-from datasetops.audits.crowd import FEW, answer_field
-from datasetops.audits.decision import MENDS
+from datasetops.audits.decisions.decision import MENDS
+from datasetops.audits.people.crowd import FEW, answer_field
 from datasetops.manifest import Version
 
 _CLASS: Final = "classification"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from datasetops.active_learning.pool import Ints
-from datasetops.audits.coverage import slice_values, values_by_key
+from datasetops.audits.sets.coverage import slice_values, values_by_key
 from datasetops.errors import did_you_mean
 
 CLASS: Final = "class"  # as a key: the class that the model thinks likeliest

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datasetops.active_learning.pool import Floats, Ints
-from datasetops.audits.box_pairs import Boxes, one_to_one, overlaps
+from datasetops.audits.boxes.pairs import Boxes, one_to_one, overlaps
 from datasetops.preannotate.measure import SAME_BOX
 
 Sum = Literal["max", "mean", "sum", "top"]

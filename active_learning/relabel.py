@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from datasetops.active_learning.pool import UNLABELED, Floats, Ints, Picks, Pool, Strategy, Votes, needed, top
 from datasetops.active_learning.scores import checked
-from datasetops.audits.dawid_skene import crowdlab
+from datasetops.audits.people.dawid_skene import crowdlab
 
 # What ActiveLab tries; part of its definition, as are the next three.
 _TEMPERATURES: Final = (0.1, 0.2, 0.5, 0.8, 1.0, 2.0, 3.0, 5.0, 8.0)

@@ -17,7 +17,7 @@ from datasetops.active_learning.candidates import Candidates, votes
 from datasetops.active_learning.learner import features, find_learner
 from datasetops.active_learning.pool import UNLABELED, Pool, Strategy
 from datasetops.active_learning.uncertainty import uncertainty_of
-from datasetops.audits.probabilities import for_version
+from datasetops.audits.labels.probabilities import for_version
 from datasetops.errors import DatasetOpsError, ModelError
 from datasetops.manifest import Repository, Version
 from datasetops.models import embed_stored, open_embedder

@@ -21,12 +21,12 @@ from datasetops.active_learning.region_scores import Sum, per_image, presence_en
 from datasetops.active_learning.replays import Arrays, Run, Simulation, fitting, replay_all
 from datasetops.active_learning.strategies import STRATEGIES, find_strategy
 from datasetops.audits.base import AuditContext
-from datasetops.audits.box_pairs import Boxes
-from datasetops.audits.dense_cells import CellHead, Regions, kinds_of, strongest
-from datasetops.audits.dense_maps import LEVELS, Maps, Projection
-from datasetops.audits.dense_plan import plan_detector
-from datasetops.audits.dense_regions import RegionHead, region_features, wanted_of_regions
-from datasetops.audits.stored_images import stored_image
+from datasetops.audits.boxes.pairs import Boxes
+from datasetops.audits.detector.cells import CellHead, Regions, kinds_of, strongest
+from datasetops.audits.detector.maps import LEVELS, Maps, Projection
+from datasetops.audits.detector.plan import plan_detector
+from datasetops.audits.detector.regions import RegionHead, region_features, wanted_of_regions
+from datasetops.audits.images.stored_images import stored_image
 from datasetops.errors import DatasetOpsError
 from datasetops.evaluation.detection import PYCOCOTOOLS, coco_metrics
 from datasetops.evaluation.regions import Regions as Evaluated

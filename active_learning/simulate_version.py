@@ -17,7 +17,7 @@ from datasetops.active_learning.replays import Simulation, shares_by_group
 from datasetops.active_learning.simulate import Replay, simulate
 from datasetops.active_learning.simulate_boxes import BoxReplay, box_replay, simulate_boxes
 from datasetops.audits.base import AuditContext
-from datasetops.audits.label_probabilities import grouped_with_copies
+from datasetops.audits.labels.label_probabilities import grouped_with_copies
 from datasetops.audits.run import Embeddings
 from datasetops.errors import DatasetOpsError
 from datasetops.manifest import Repository, Version

@@ -13,8 +13,8 @@ import pandas as pd
 
 from datasetops.active_learning.pool import Ints, Picks, Pool, Strategy
 from datasetops.audits.base import AuditContext
-from datasetops.audits.near import near_pairs
-from datasetops.audits.stored import StoredImages
+from datasetops.audits.images.near import near_pairs
+from datasetops.audits.images.stored import StoredImages
 from datasetops.manifest import Repository
 from datasetops.schema import LabelSchema
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from datasetops.active_learning.pool import Floats
 from datasetops.active_learning.region_scores import Detections, Stability, stability
-from datasetops.audits.box_pairs import Boxes
+from datasetops.audits.boxes.pairs import Boxes
 from datasetops.engine import Fault, Item
 from datasetops.engine.local import LocalEngine
 from datasetops.errors import ModelError

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from datasetops.audits import charts
-from datasetops.audits.marks import mark
+from datasetops.audits.images.marks import mark
 from datasetops.audits.record import AuditRecord
 from datasetops.errors import DatasetOpsError
 from datasetops.images import ImageError, decode_rgb

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from datasetops.audits.base import AuditContext, Baseline, Check, CheckResult
-from datasetops.audits.ingested import ingest_findings
-from datasetops.audits.personal_data import NAME as PERSONAL_DATA
-from datasetops.audits.pixel_probabilities import PixelProbabilities
-from datasetops.audits.probabilities import for_version
+from datasetops.audits.images.personal_data import NAME as PERSONAL_DATA
+from datasetops.audits.images.stored import StoredImages
+from datasetops.audits.labels.probabilities import for_version
+from datasetops.audits.outlines.pixel_probabilities import PixelProbabilities
 from datasetops.audits.record import AuditRecord, is_noted, scores_table, store_audit, stored_audit, worst_first
-from datasetops.audits.stored import StoredImages
+from datasetops.audits.sets.ingested import ingest_findings
 from datasetops.errors import DatasetOpsError, ModelError, NotFoundError, did_you_mean
 from datasetops.manifest import Repository, Version
 from datasetops.models import EmbeddingCache, elsewhere, embed_images, faces, open_embedder

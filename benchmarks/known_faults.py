@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datasetops.audits.dawid_skene import dawid_skene
+from datasetops.audits.people.dawid_skene import dawid_skene
 from datasetops.audits.run import audit
 from datasetops.identity import pairwise_iou
 from datasetops.ingest import ingest

@@ -108,13 +108,13 @@ def audit(
             f"There is no folder {out.parent} to write the report to.", remedy="Make it, or name another."
         )
 
-    from datasetops.audits.baseline import baseline_of, refuse_itself
+    from datasetops.audits.boxes.detections import read_detections
     from datasetops.audits.decisions import decisions, open_findings
-    from datasetops.audits.detections import read_detections
-    from datasetops.audits.pixel_probabilities import read_pixel_probabilities
-    from datasetops.audits.probabilities import read_probabilities
+    from datasetops.audits.labels.probabilities import read_probabilities
+    from datasetops.audits.outlines.pixel_probabilities import read_pixel_probabilities
     from datasetops.audits.report import write_report
     from datasetops.audits.run import audit as run_audit
+    from datasetops.audits.sets.baseline import baseline_of, refuse_itself
 
     samples = chosen.table("samples").to_pandas()
 
@@ -296,8 +296,8 @@ def decide(
 
 def _record(repository: Repository, version: Version, audit_id: str | None, checks: list[str]) -> AuditRecord:
     """The newest audits' record. What ingest found needs none: it is told also where no audit ran that check."""
-    from datasetops.audits.ingested import ingest_record
     from datasetops.audits.record import latest_audit
+    from datasetops.audits.sets.ingested import ingest_record
     from datasetops.errors import NotFoundError
 
     only_ingest = audit_id is None and set(checks) == {"ingest"}

@@ -119,7 +119,7 @@ def ingest(
 
     --from fiftyone brings back what people changed in a dataset that `dsops export --to fiftyone` made, as a new version.
     """
-    from datasetops.audits.sealed import sealed_split_guard
+    from datasetops.audits.images.sealed import sealed_split_guard
     from datasetops.ingest import ingest as bring_in
 
     if strip and not copy:
@@ -217,7 +217,7 @@ def split(
     check_ratios(shares)
     pairs = None
     if look_alikes:
-        from datasetops.audits.near import look_alikes as find
+        from datasetops.audits.images.near import look_alikes as find
 
         repository = session.repository
         pairs, unreadable = find(repository, repository.version(branch), progress=session.progress)

@@ -72,7 +72,7 @@ def read_chances(version: Version, file: Path | None) -> dict[str, Any] | None:
     """Class probabilities (K,) by sample id, in the order of the version's classes, from a table of a model's answers."""
     if file is None:
         return None
-    from datasetops.audits.probabilities import for_version, read_probabilities
+    from datasetops.audits.labels.probabilities import for_version, read_probabilities
 
     frame = for_version(read_probabilities(file), version.samples(), version.schema).dropna()
     return dict(zip(frame.index, frame.to_numpy(dtype=float), strict=True))

@@ -79,7 +79,7 @@ def select(
     from datasetops.active_learning.select import select as choose
     from datasetops.active_learning.strategies import STRATEGIES
     from datasetops.active_learning.uncertainty import read_scores
-    from datasetops.audits.probabilities import read_probabilities
+    from datasetops.audits.labels.probabilities import read_probabilities
 
     if list_strategies:
         known = [

@@ -171,7 +171,7 @@ def test_copies_of_one_file_are_samples_of_their_own_and_share_a_split(digits: R
 
 
 def test_a_sealed_split_refuses_a_disguised_copy_of_a_training_image(tmp_path: Path) -> None:
-    from datasetops.audits.sealed import sealed_split_guard
+    from datasetops.audits.images.sealed import sealed_split_guard
 
     repository = Repository.init(tmp_path / "repository", load_schema("cifar10"))
     first, second = photos()

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datasetops.active_learning.pool import Ints
-from datasetops.audits.neighbours import Floats, Points, Taken
+from datasetops.audits.images.neighbours import Floats, Points, Taken
 
 BLOCK: Final = 2048  # rows that are compared at a time
 _ROUNDING: Final = 16 * float(np.finfo(np.float32).eps)  # of squared lengths: a product tells no less from nothing

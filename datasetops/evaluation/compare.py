@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.audits.box_pairs import Boxes, overlaps
+from datasetops.audits.boxes.pairs import Boxes, overlaps
 from datasetops.audits.record import plain
 from datasetops.errors import ModelError
 from datasetops.evaluation.answers import Answers, ask, kind_of, open_source

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from datasetops.audits.box_pairs import Overlaps
+from datasetops.audits.boxes.pairs import Overlaps
 from datasetops.evaluation.matching import MOST, match, single_average_precision
 from datasetops.evaluation.regions import Flags, Floats, Ints, Regions, places, sorted_by
 

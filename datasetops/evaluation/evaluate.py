@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from datasetops.audits.label_probabilities import grouped_with_copies
+from datasetops.audits.labels.label_probabilities import grouped_with_copies
 from datasetops.audits.record import plain
 from datasetops.errors import NotFoundError, RejectedError, did_you_mean
 from datasetops.evaluation.answers import Answers, Source, ask, kind_of, open_source

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from datasetops.audits.coverage import Coded
-from datasetops.audits.slices import k_means, traits
+from datasetops.audits.sets.coverage import Coded
+from datasetops.audits.sets.slices import k_means, traits
 from datasetops.errors import DatasetOpsError
 from datasetops.evaluation.marks import FOUND, GIVEN, Mark, draw_marks
 from datasetops.evaluation.regions import CORNERS, Floats, Ints

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.audits.slices import half_of
+from datasetops.audits.sets.slices import half_of
 from datasetops.evaluation import classification as classes_of
 from datasetops.evaluation.answers import Answers
 from datasetops.evaluation.calibration import calibration, cross_fitted

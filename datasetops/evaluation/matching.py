@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from datasetops.audits.box_pairs import Overlaps, one_to_one
+from datasetops.audits.boxes.pairs import Overlaps, one_to_one
 from datasetops.evaluation.regions import Flags, Floats, Ints, Regions
 
 IOUS: Final[Floats] = np.linspace(0.5, 0.95, 10, dtype=np.float64)  # COCO's thresholds

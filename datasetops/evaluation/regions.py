@@ -13,7 +13,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.audits.box_pairs import Boxes, Overlaps, overlaps
+from datasetops.audits.boxes.pairs import Boxes, Overlaps, overlaps
 from datasetops.formats.geometry import geometry_area, geometry_extent
 
 Floats: TypeAlias = npt.NDArray[np.float64]

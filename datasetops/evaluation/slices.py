@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from datasetops.audits.coverage import Coded, attributes, values_by_key
+from datasetops.audits.sets.coverage import Coded, attributes, values_by_key
 from datasetops.evaluation.regions import Ints
 from datasetops.evaluation.resampling import RESAMPLES, Metric, draws, interval
 from datasetops.schema import LabelSchema

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasetops.audits.reading import edit_distance
+from datasetops.audits.texts.reading import edit_distance
 from datasetops.evaluation.regions import Ints
 from datasetops.evaluation.resampling import Ratio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from datasetops.audits.sealed import sealed_split_guard
+from datasetops.audits.images.sealed import sealed_split_guard
 from datasetops.errors import StoreError
 from datasetops.fiftyone.database import connect, quietly, shown_address
 from datasetops.fiftyone.pull import belongs

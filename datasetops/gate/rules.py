@@ -11,9 +11,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.audits.coverage import count_values, slice_values
 from datasetops.audits.decisions import decisions, open_findings
 from datasetops.audits.record import AuditRecord, latest_audit
+from datasetops.audits.sets.coverage import count_values, slice_values
 from datasetops.errors import NotFoundError
 from datasetops.gate.policy import Policy, QaRule, RightsRule
 from datasetops.gate.rights import residencies, rights_columns

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.audits.baseline import baseline_of
 from datasetops.audits.record import plain
+from datasetops.audits.sets.baseline import baseline_of
 from datasetops.errors import ConflictError, NotFoundError
 from datasetops.evaluation.answers import Answers, ask, kind_of, open_source
 from datasetops.evaluation.judged import Judged

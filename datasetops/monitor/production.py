@@ -9,7 +9,7 @@ from typing import Final
 import pandas as pd
 import pyarrow as pa
 
-from datasetops.audits.baseline import baseline_of
+from datasetops.audits.sets.baseline import baseline_of
 from datasetops.errors import FormatError, NotFoundError, did_you_mean
 from datasetops.formats.listing import Listing
 from datasetops.formats.problems import Problems

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from datasetops.audits.coverage import attributes
-from datasetops.audits.label_probabilities import grouped_with_copies
-from datasetops.audits.multiple_tests import holm
-from datasetops.audits.outliers import projected
-from datasetops.audits.slices import unit_rows
-from datasetops.audits.two_sample import (
+from datasetops.audits.images.outliers import projected
+from datasetops.audits.labels.label_probabilities import grouped_with_copies
+from datasetops.audits.sets.coverage import attributes
+from datasetops.audits.sets.multiple_tests import holm
+from datasetops.audits.sets.slices import unit_rows
+from datasetops.audits.sets.two_sample import (
     block_inflation,
     kernel_test,
     population_stability,

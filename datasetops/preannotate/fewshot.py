@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from datasetops.audits.neighbours import nearest
-from datasetops.audits.probe import assign_folds, principal_components
+from datasetops.audits.images.neighbours import nearest
+from datasetops.audits.labels.probe import assign_folds, principal_components
 from datasetops.errors import ModelError
 from datasetops.preannotate.discriminant import (
     Floats,

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.audits.box_pairs import Boxes, one_to_one, overlaps
-from datasetops.audits.label_probabilities import grouped_with_copies
+from datasetops.audits.boxes.pairs import Boxes, one_to_one, overlaps
+from datasetops.audits.labels.label_probabilities import grouped_with_copies
 from datasetops.errors import ModelError
 from datasetops.manifest import Version
 from datasetops.preannotate.human import BY_PEOPLE

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from datasetops.audits.coverage import as_key, as_keys, shown, values_by_key
+from datasetops.audits.sets.coverage import as_key, as_keys, shown, values_by_key
 from datasetops.errors import ModelError
 from datasetops.manifest import Version
 from datasetops.preannotate.measure import Judged, Rate, judge, people_said, rates, worth

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from datasetops.audits.coverage import slice_values
 from datasetops.audits.sampling.plan import Plan, Stage, design
+from datasetops.audits.sets.coverage import slice_values
 from datasetops.errors import ConflictError, NotFoundError, did_you_mean
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from datasetops.audits.agreement import agreement
-from datasetops.audits.multiple_tests import holm
+from datasetops.audits.people.agreement import agreement
 from datasetops.audits.sampling.bounds import Drawn, clopper_pearson, lower_bound, many_found, upper_bound
 from datasetops.audits.sampling.estimates import Estimate, false_alarm_bound, prediction_powered, ratio, rogan_gladen
 from datasetops.audits.sampling.plan import FOR_REVIEWERS
+from datasetops.audits.sets.multiple_tests import holm
 from datasetops.qa.plan import QaPlan
 from datasetops.qa.verdicts import Verdict
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.audits.coverage import as_key, shown
+from datasetops.audits.sets.coverage import as_key, shown
 from datasetops.records import SAMPLES
 
 Ints: TypeAlias = npt.NDArray[np.int64]

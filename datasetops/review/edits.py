@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from datasetops.audits.decision import REVIEW, Decision
-from datasetops.audits.fix import CORNERS
+from datasetops.audits.decisions.decision import REVIEW, Decision
+from datasetops.audits.decisions.fix import CORNERS
 from datasetops.formats.geometry import geometry_extent
 from datasetops.identity import region_name
 from datasetops.labeling.answers import same_content

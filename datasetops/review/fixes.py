@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from datasetops.audits.fix import CORNERS, Fix
+from datasetops.audits.decisions.fix import CORNERS, Fix
 from datasetops.schema import LabelSchema
 
 Row = Mapping[str, Any]  # columns of records.ANNOTATIONS; JSON columns as text or as objects

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from datasetops.audits.agreement import agreement
 from datasetops.audits.decisions import VERDICTS, Decision, DecisionLog
+from datasetops.audits.people.agreement import agreement
 from datasetops.audits.worklist import error_chance, review_seconds
 from datasetops.review.items import ERROR, FINE, UNSEEN, UNSURE
 from datasetops.review.queue import Queue

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from datasetops.audits.fix import CORNERS, Fix
+from datasetops.audits.decisions.fix import CORNERS, Fix
 from datasetops.errors import DatasetOpsError
 from datasetops.formats.geometry import geometry_extent
 from datasetops.images import ImageError, read_header

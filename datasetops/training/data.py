@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasetops.audits.decisions import decisions, open_findings
-from datasetops.audits.label_probabilities import grouped_with_copies
+from datasetops.audits.labels.label_probabilities import grouped_with_copies
 from datasetops.audits.record import latest_audit
 from datasetops.errors import NotFoundError, RejectedError, did_you_mean
 from datasetops.manifest import Repository, Version

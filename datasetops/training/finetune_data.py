@@ -11,7 +11,7 @@ import numpy.typing as npt
 import orjson
 import pandas as pd
 
-from datasetops.audits.overlaps import draw, pixels
+from datasetops.audits.outlines.overlaps import draw, pixels
 from datasetops.errors import ModelError, NotFoundError
 from datasetops.formats.geometry import geometry_area
 from datasetops.labeling.base import ImageSize

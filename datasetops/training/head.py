@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasetops.audits.box_pairs import Boxes
+from datasetops.audits.boxes.pairs import Boxes
 from datasetops.evaluation.detection import coco_metrics
 from datasetops.evaluation.regions import Regions
 from datasetops.manifest import Repository, Version

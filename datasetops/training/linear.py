@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from datasetops.audits.probe import assign_folds, principal_axes
+from datasetops.audits.labels.probe import assign_folds, principal_axes
 from datasetops.preannotate.discriminant import discriminants
 
 Floats: TypeAlias = npt.NDArray[np.float32]

@@ -14,8 +14,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.audits.coverage import count_values, values_by_key
 from datasetops.audits.record import latest_audit
+from datasetops.audits.sets.coverage import count_values, values_by_key
 from datasetops.errors import NotFoundError
 from datasetops.gate.status import ancestors
 from datasetops.manifest import Repository, Version

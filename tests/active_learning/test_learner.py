@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from datasetops.active_learning.learner import LEARNERS, _LeftOut, features, find_learner, probe
-from datasetops.audits.probe import assign_folds
+from datasetops.audits.labels.probe import assign_folds
 from datasetops.errors import ModelError, NotFoundError
 from datasetops.preannotate.discriminant import out_of_fold_scores
 

@@ -20,7 +20,7 @@ from datasetops.active_learning.region_scores import (
     presence_entropy,
     stability,
 )
-from datasetops.audits.box_pairs import Boxes
+from datasetops.audits.boxes.pairs import Boxes
 
 
 def found(*rows: tuple[int, int, float, tuple[float, ...]]) -> Detections:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from datasetops.audits.agreement import (
+from datasetops.audits.people.agreement import (
     agreement,
     box_agreement,
     cohen_kappa,
@@ -138,7 +138,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 
 
 def test_pairs_within_gives_each_pair_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasetops.audits.agreement._CHUNK", 4)
+    monkeypatch.setattr("datasetops.audits.people.agreement._CHUNK", 4)
     groups = np.array([7, 3, 7, 7, 3, 9, 2, 2])
     found = [tuple(sorted(pair)) for one, other in pairs_within(groups) for pair in zip(one, other, strict=True)]
     assert sorted(found) == [(0, 2), (0, 3), (1, 4), (2, 3), (6, 7)]

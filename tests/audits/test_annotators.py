@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from datasetops.audits.annotators import Annotators
 from datasetops.audits.base import AuditContext, CheckResult
-from datasetops.audits.crowd import (
+from datasetops.audits.people.annotators import Annotators
+from datasetops.audits.people.crowd import (
     ClassAnswers,
     accepted_rows,
     alpha_by_class,
@@ -25,8 +25,8 @@ from datasetops.audits.crowd import (
     shared_errors,
     standing,
 )
-from datasetops.audits.dawid_skene import crowdlab, dawid_skene
-from datasetops.audits.multiple_tests import holm
+from datasetops.audits.people.dawid_skene import crowdlab, dawid_skene
+from datasetops.audits.sets.multiple_tests import holm
 from datasetops.records import ANNOTATIONS, SAMPLES, canonical_json
 from datasetops.schema import LabelSchema
 
@@ -188,7 +188,7 @@ def test_blocks_give_what_one_pass_gives(monkeypatch: pytest.MonkeyPatch) -> Non
     items, who, labels, _ = simulated(2, items=90)
     whole = dawid_skene(items, who, labels, n_items=95)
     expected = dict(pair for rows, q in whole.without_own() for pair in zip(rows.tolist(), q, strict=True))
-    monkeypatch.setattr("datasetops.audits.dawid_skene._CELLS", 40)
+    monkeypatch.setattr("datasetops.audits.people.dawid_skene._CELLS", 40)
     blocks = dawid_skene(items, who, labels, n_items=95)
     assert np.abs(blocks.sober - whole.sober).max() < 1e-12
     found = dict(pair for rows, q in blocks.without_own() for pair in zip(rows.tolist(), q, strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datasetops.audits.box_checks import SwappedBox
+from datasetops.audits.boxes.checks import SwappedBox
 from datasetops.audits.run import audit
 from datasetops.ingest import ingest
 from datasetops.manifest import Change, Repository

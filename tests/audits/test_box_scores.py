@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from datasetops.audits.box_pairs import Boxes, one_to_one, overlaps, overlaps_within
-from datasetops.audits.box_scores import confirmed_share, image_scores, score_boxes
+from datasetops.audits.boxes.pairs import Boxes, one_to_one, overlaps, overlaps_within
+from datasetops.audits.boxes.scores import confirmed_share, image_scores, score_boxes
 from datasetops.identity import pairwise_iou
 
 ROOT = Path(__file__).parents[2]

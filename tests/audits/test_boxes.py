@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from datasetops.audits.base import AuditContext
-from datasetops.audits.box_checks import DuplicateBox, MisplacedBox, MissingBox, SwappedBox
-from datasetops.audits.box_counts import unlike_neighbours
-from datasetops.audits.box_rows import box_rows
+from datasetops.audits.boxes.checks import DuplicateBox, MisplacedBox, MissingBox, SwappedBox
+from datasetops.audits.boxes.counts import unlike_neighbours
+from datasetops.audits.boxes.rows import box_rows
 from datasetops.records import canonical_json
 from datasetops.schema import LabelSchema
 

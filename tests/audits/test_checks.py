@@ -12,16 +12,16 @@ import pytest
 from pictures import photos
 from PIL import Image
 
-from datasetops.audits.balance import Balance, share_surprise
 from datasetops.audits.base import AuditContext, CheckResult
-from datasetops.audits.coverage import Coverage
-from datasetops.audits.duplicates import ExactDuplicate, NearDuplicate
-from datasetops.audits.images import ImageQuality
-from datasetops.audits.label_noise import LabelNoise, judge_labels
-from datasetops.audits.label_probabilities import grouped_with_copies
-from datasetops.audits.leakage import Leakage
-from datasetops.audits.outliers import Outlier, robust_deviations
-from datasetops.audits.rules import Rules, far_off
+from datasetops.audits.images.duplicates import ExactDuplicate, NearDuplicate
+from datasetops.audits.images.leakage import Leakage
+from datasetops.audits.images.outliers import Outlier, robust_deviations
+from datasetops.audits.images.quality import ImageQuality
+from datasetops.audits.labels.label_noise import LabelNoise, judge_labels
+from datasetops.audits.labels.label_probabilities import grouped_with_copies
+from datasetops.audits.sets.balance import Balance, share_surprise
+from datasetops.audits.sets.coverage import Coverage
+from datasetops.audits.sets.rules import Rules, far_off
 from datasetops.errors import FormatError
 from datasetops.records import ANNOTATIONS, SAMPLES, canonical_json
 from datasetops.schema import LabelSchema

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasetops.audits import confident
-from datasetops.audits.confident import FilterBy
+from datasetops.audits.labels import confident
+from datasetops.audits.labels.confident import FilterBy
 
 FILTERS = get_args(FilterBy)
 Pair = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]

@@ -11,7 +11,7 @@ import pytest
 
 from datasetops.audits.base import CheckResult
 from datasetops.audits.charts import bars, draw, grid, scatter
-from datasetops.audits.coverage import Coverage, attributes, count_values, slice_values, values_by_key
+from datasetops.audits.sets.coverage import Coverage, attributes, count_values, slice_values, values_by_key
 from datasetops.records import canonical_json
 from datasetops.schema import LabelSchema
 

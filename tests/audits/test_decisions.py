@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from datasetops.audits import decision_log
 from datasetops.audits.decisions import AlreadyDecidedError, Decision, DecisionLog, Fix, decide, decisions
+from datasetops.audits.decisions import log as decision_log
 from datasetops.errors import DamagedError
 from datasetops.ledger import Event
 from datasetops.manifest import Change, Repository, Version

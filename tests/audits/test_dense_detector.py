@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from datasetops.audits.box_checks import MissingBox
-from datasetops.audits.dense_probe import out_of_sample_detections
+from datasetops.audits.boxes.checks import MissingBox
+from datasetops.audits.detector.detections import out_of_sample_detections
 from datasetops.identity import pairwise_iou
 
 

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from datasetops.audits.box_rows import box_rows
-from datasetops.audits.crops import crop_probabilities
-from datasetops.audits.dense_cells import CellHead, Kinds, kinds_of, strongest
-from datasetops.audits.dense_maps import SEEN, STRIDE, Maps, Projection, seen_from_cells, seen_in_regions
-from datasetops.audits.dense_plan import plan_detector
-from datasetops.audits.dense_probe import out_of_sample_detections
-from datasetops.audits.dense_regions import RegionHead
-from datasetops.audits.label_probabilities import grouped_with_copies
+from datasetops.audits.boxes.crops import crop_probabilities
+from datasetops.audits.boxes.rows import box_rows
+from datasetops.audits.detector.cells import CellHead, Kinds, kinds_of, strongest
+from datasetops.audits.detector.detections import out_of_sample_detections
+from datasetops.audits.detector.maps import SEEN, STRIDE, Maps, Projection, seen_from_cells, seen_in_regions
+from datasetops.audits.detector.plan import plan_detector
+from datasetops.audits.detector.regions import RegionHead
+from datasetops.audits.labels.label_probabilities import grouped_with_copies
 from datasetops.identity import pairwise_iou
 from datasetops.schema import LabelSchema
 

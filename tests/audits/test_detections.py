@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datasetops.audits.detections import COLUMNS, detections_of, read_detections
+from datasetops.audits.boxes.detections import COLUMNS, detections_of, read_detections
 from datasetops.errors import FormatError, NotFoundError
 from datasetops.records import SAMPLES
 from datasetops.schema import LabelSchema

@@ -15,11 +15,11 @@ from scipy.stats import chi2_contingency
 from sklearn.metrics import roc_auc_score
 
 from datasetops.audits.base import AuditContext, Baseline, CheckResult
-from datasetops.audits.baseline import baseline_of, refuse_itself
 from datasetops.audits.charts import draw
-from datasetops.audits.drift import Drift
-from datasetops.audits.multiple_tests import holm
-from datasetops.audits.two_sample import (
+from datasetops.audits.sets.baseline import baseline_of, refuse_itself
+from datasetops.audits.sets.drift import Drift
+from datasetops.audits.sets.multiple_tests import holm
+from datasetops.audits.sets.two_sample import (
     block_inflation,
     gaussian_kernel,
     kernel_test,

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from datasetops.audits.base import AuditContext
-from datasetops.audits.duplicates import ExactDuplicate, NearDuplicate, exact_groups
-from datasetops.audits.near import detail_threshold, near_pairs
+from datasetops.audits.images.duplicates import ExactDuplicate, NearDuplicate, exact_groups
+from datasetops.audits.images.near import detail_threshold, near_pairs
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from datasetops.audits.base import AuditContext, CheckResult
-from datasetops.audits.guideline_drift import (
+from datasetops.audits.people.guideline_drift import (
     GuidelineDrift,
     Use,
     change_points,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasetops.audits.images import ImageQuality, judge_images
+from datasetops.audits.images.quality import ImageQuality, judge_images
 
 
 def encoded(image: Image.Image) -> bytes:

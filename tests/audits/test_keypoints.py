@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from datasetops.audits.base import AuditContext, CheckResult
-from datasetops.audits.keypoints import Keypoints
-from datasetops.audits.poses import limb_deviations, mirror_pairs, swapped_sides
+from datasetops.audits.outlines.keypoints import Keypoints
+from datasetops.audits.outlines.poses import limb_deviations, mirror_pairs, swapped_sides
 from datasetops.schema import LabelSchema
 
 POINTS = ("head", "left_hand", "right_hand", "hip", "left_foot", "right_foot")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasetops.audits.leakage import Leakage, evaluation_order, straddling
+from datasetops.audits.images.leakage import Leakage, evaluation_order, straddling
 
 
 def ids(rows: Any) -> set[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasetops.audits.marks import mark
+from datasetops.audits.images.marks import mark
 from datasetops.records import canonical_json
 
 

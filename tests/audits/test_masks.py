@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from datasetops.audits.base import AuditContext
-from datasetops.audits.geometries import batches
-from datasetops.audits.mask_parts import measure
-from datasetops.audits.masks import Masks
-from datasetops.audits.polygons import crossings, perimeters, signed_areas, without_repeats
-from datasetops.audits.rules import Rules
+from datasetops.audits.outlines.geometries import batches
+from datasetops.audits.outlines.mask_parts import measure
+from datasetops.audits.outlines.masks import Masks
+from datasetops.audits.outlines.polygons import crossings, perimeters, signed_areas, without_repeats
+from datasetops.audits.sets.rules import Rules
 from datasetops.records import Finding
 from datasetops.schema import LabelSchema
 

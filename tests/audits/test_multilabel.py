@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datasetops.audits import multilabel
 from datasetops.audits.base import AuditContext
-from datasetops.audits.multilabel import judge_multilabel, multilabel_probabilities, multilabel_result
+from datasetops.audits.labels import multilabel
+from datasetops.audits.labels.multilabel import judge_multilabel, multilabel_probabilities, multilabel_result
 from datasetops.errors import FormatError
 from datasetops.schema import LabelSchema
 

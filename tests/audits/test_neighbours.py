@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasetops.audits import neighbours
-from datasetops.audits.neighbours import Metric, nearest, pairs_within
+from datasetops.audits.images import neighbours
+from datasetops.audits.images.neighbours import Metric, nearest, pairs_within
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from datasetops.audits.outliers import Outlier, far_from, projected, robust_deviations
+from datasetops.audits.images.outliers import Outlier, far_from, projected, robust_deviations
 
 
 def test_blood_cells_among_street_photos_and_the_other_way_round(build: Any) -> None:

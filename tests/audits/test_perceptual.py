@@ -7,7 +7,7 @@ import pytest
 from pictures import photos
 from PIL import Image
 
-from datasetops.audits.perceptual import (
+from datasetops.audits.images.perceptual import (
     SIDE,
     SYMMETRIES,
     picture,

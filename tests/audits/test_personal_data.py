@@ -14,7 +14,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 from typer.testing import CliRunner
 
-from datasetops.audits.personal_data import PersonalData
+from datasetops.audits.images.personal_data import PersonalData
 from datasetops.audits.run import audit
 from datasetops.cli.main import app
 from datasetops.embedded import POSITION

@@ -15,9 +15,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from datasetops.audits.base import AuditContext, CheckResult
-from datasetops.audits.masks import Masks
-from datasetops.audits.pixel_noise import LabelMap, judge_image, softmin
-from datasetops.audits.pixel_probabilities import read_pixel_probabilities
+from datasetops.audits.outlines.masks import Masks
+from datasetops.audits.outlines.pixel_noise import LabelMap, judge_image, softmin
+from datasetops.audits.outlines.pixel_probabilities import read_pixel_probabilities
 from datasetops.errors import FormatError
 from datasetops.schema import LabelSchema
 

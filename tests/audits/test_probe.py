@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from datasetops.audits import probe
-from datasetops.audits.probe import assign_folds, out_of_sample_probabilities, principal_components
+from datasetops.audits.labels import probe
+from datasetops.audits.labels.probe import assign_folds, out_of_sample_probabilities, principal_components
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

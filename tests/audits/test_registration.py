@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pictures import photos
 from PIL import Image
 
-from datasetops.audits.registration import align
+from datasetops.audits.images.registration import align
 
 
 def grey(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from datasetops.audits.base import AuditContext
-from datasetops.audits.rules import Rules, is_one_of
+from datasetops.audits.sets.rules import Rules, is_one_of
 from datasetops.records import canonical_json
 from datasetops.schema import LabelSchema
 

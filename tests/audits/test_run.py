@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from pictures import write_digits
 
-from datasetops.audits.probabilities import for_version, read_probabilities
+from datasetops.audits.labels.probabilities import for_version, read_probabilities
 from datasetops.audits.record import AuditRecord, latest_audit
 from datasetops.audits.report import write_report
 from datasetops.audits.run import audit

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, hypergeom
 
-from datasetops.audits.multiple_tests import holm
 from datasetops.audits.sampling.bounds import (
     Drawn,
     clopper_pearson,
@@ -21,6 +20,7 @@ from datasetops.audits.sampling.bounds import (
 )
 from datasetops.audits.sampling.estimates import false_alarm_bound, prediction_powered, ratio, rogan_gladen
 from datasetops.audits.sampling.plan import allocate, design
+from datasetops.audits.sets.multiple_tests import holm
 
 
 def exact(found: int, population: int, defects: int, drawn: int) -> Fraction:

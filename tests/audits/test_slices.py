@@ -12,9 +12,9 @@ import pytest
 from scipy.stats import ttest_ind
 
 from datasetops.audits.base import AuditContext, CheckResult
-from datasetops.audits.label_noise import LabelNoise
-from datasetops.audits.label_probabilities import label_probabilities
-from datasetops.audits.slices import Part, Slices, excess_of, half_of, traits, worst_slices
+from datasetops.audits.labels.label_noise import LabelNoise
+from datasetops.audits.labels.label_probabilities import label_probabilities
+from datasetops.audits.sets.slices import Part, Slices, excess_of, half_of, traits, worst_slices
 from datasetops.records import canonical_json
 from datasetops.schema import LabelSchema
 
@@ -223,7 +223,7 @@ def test_halves_keep_blocks_whole() -> None:
 
 
 def test_traits_are_values_with_more_than_their_share() -> None:
-    from datasetops.audits.coverage import Coded
+    from datasetops.audits.sets.coverage import Coded
 
     light = Coded(np.repeat([0, 1], [80, 20]).astype(np.int64), ("light = day", "light = night"))
     assert traits(np.arange(75, 95), [light]) == ["light = night (75%, 3.8 times its share)"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from datasetops.audits.reading import Reader, edit_distance, letters
-from datasetops.audits.text import Texts
+from datasetops.audits.texts.reading import Reader, edit_distance, letters
+from datasetops.audits.texts.text import Texts
 from datasetops.errors import ModelError
 from datasetops.models.ocr import installed_reader
 from datasetops.records import Finding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from datasetops.audits.box_pairs import Boxes
+from datasetops.audits.boxes.pairs import Boxes
 from datasetops.evaluation.regions import Flags, Floats, Ints, Regions
 
 SIDE = 200

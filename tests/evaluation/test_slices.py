@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from datasetops.audits.coverage import Coded
 from datasetops.audits.sampling.bounds import clopper_pearson
+from datasetops.audits.sets.coverage import Coded
 from datasetops.evaluation.resampling import MacroF1, Ratio, draws, estimate
 from datasetops.evaluation.slices import FEWEST, by_slice, difference, differences_by_slice, slice_values
 from datasetops.evaluation.texts import text_errors

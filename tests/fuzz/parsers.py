@@ -335,13 +335,13 @@ def _prompts(path: Path) -> Any:
 
 
 def _detections(path: Path) -> Any:
-    from datasetops.audits.detections import read_detections
+    from datasetops.audits.boxes.detections import read_detections
 
     return read_detections(path, SAMPLES, SCHEMA)
 
 
 def _probabilities(path: Path) -> Any:
-    from datasetops.audits.probabilities import for_version, read_probabilities
+    from datasetops.audits.labels.probabilities import for_version, read_probabilities
 
     return for_version(read_probabilities(path), SAMPLES, SCHEMA)
 

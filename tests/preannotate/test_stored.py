@@ -13,7 +13,7 @@ import pytest
 from colours import NAMES, SCHEMA, MeanColour, fill, run
 from typer.testing import CliRunner
 
-from datasetops.audits.detections import COLUMNS
+from datasetops.audits.boxes.detections import COLUMNS
 from datasetops.cli.main import app
 from datasetops.errors import NotFoundError
 from datasetops.manifest import Change, Repository

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from datasetops.audits.decisions import Decision, DecisionLog
-from datasetops.audits.fix import Fix
+from datasetops.audits.decisions.fix import Fix
 from datasetops.errors import NotFoundError
 from datasetops.ledger import Event
 from datasetops.manifest import Change, Repository, Version, merge

@@ -1,0 +1,1 @@
+"""What a whole set holds, and how it differs from another."""
