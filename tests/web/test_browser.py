@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from browser_fixtures import Open, press, sent, shown, standing
 from playwright.sync_api import expect
 from review_site import Dataset, Serve
 
+from datasetops.audits.record import latest_audit
 from datasetops.manifest import Repository
 from datasetops.manifest.diff import diff
 from datasetops.qa.plan import load_plan, make_plan
@@ -123,10 +125,11 @@ def test_a_box_is_fixed_by_dragging_and_becomes_a_version(blood: Repository, ser
     assert decision.fix
     assert decision.finding_id == name
     moved, drawn = decision.fix.put
-    before = blood.version("v1").annotations().set_index("annotation_id").loc[moved["annotation_id"]]
-    assert (moved["x1"], moved["y1"]) == (before["x1"], before["y1"])
-    assert moved["x2"] == pytest.approx(before["x2"] - 10 + 1, abs=1)
-    assert moved["y2"] == pytest.approx(before["y2"] - 20, abs=1)
+    findings = latest_audit(blood, blood.version("v1")).findings.to_pandas().set_index("finding_id")
+    assert moved["annotation_id"] == findings.loc[name, "annotation_id"]
+    x1, y1, x2, y2 = json.loads(findings.loc[name, "box"])  # it is corrected from where the audit would put it
+    assert (moved["x1"], moved["y1"]) == pytest.approx((x1, y1), abs=0.01)
+    assert (moved["x2"], moved["y2"]) == pytest.approx((x2 - 10 + 1, y2 - 20), abs=1)
     assert (drawn["annotation_id"], drawn["kind"], drawn["label"]) == (None, "box", "Platelets")
     assert drawn["x2"] - drawn["x1"] == pytest.approx(32, abs=1)
 
