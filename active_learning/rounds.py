@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from datasetops.errors import ConflictError, NotFoundError, did_you_mean
 from datasetops.ledger import Event
 from datasetops.manifest import Repository
 from datasetops.records import canonical_json, sha256_hex
-from datasetops.store import KeyExistsError
+from datasetops.store.numbered import Numbered
 
-_FOLDER: Final = "rounds/"
-_ATTEMPTS: Final = 100
+_ROUNDS: Final = Numbered("rounds", "r", "round", "dsops select VERSION --n N")
 _LISTS: Final = ("samples", "scores", "reasons", "predicted", "doubts", "random", "minutes_between", "notes")
 
 
@@ -53,7 +51,7 @@ class Round:
 
     @property
     def key(self) -> str:
-        return f"{_FOLDER}{self.name}.json"
+        return _ROUNDS.key(self.name)
 
 
 def record_round(repository: Repository, chosen: Round) -> Round:
@@ -64,16 +62,10 @@ def record_round(repository: Repository, chosen: Round) -> Round:
             if not repository.ledger.names_file(known.key):  # what wrote it was killed in the middle
                 _note(repository, known)
             return known
-    number = max((int(name[1:]) for name in round_names(repository) if name[1:].isdigit()), default=0) + 1
-    for name in (f"r{n}" for n in range(number, number + _ATTEMPTS)):
-        made = replace(chosen, name=name)
-        try:
-            repository.store.put_new(made.key, canonical_json(asdict(made)))
-        except KeyExistsError:
-            continue
-        _note(repository, made)
-        return made
-    raise ConflictError("Rounds are being made without pause.", remedy="Run the command again later.")
+    name = _ROUNDS.add(repository.store, lambda name: canonical_json(asdict(replace(chosen, name=name))))
+    made = replace(chosen, name=name)
+    _note(repository, made)
+    return made
 
 
 def _note(repository: Repository, made: Round) -> None:
@@ -89,22 +81,15 @@ def _note(repository: Repository, made: Round) -> None:
 
 def rounds(repository: Repository) -> Iterator[Round]:
     """All rounds, oldest first."""
-    for name in sorted(round_names(repository), key=lambda name: int(name[1:])):
+    for name in round_names(repository):
         yield load_round(repository, name)
 
 
 def load_round(repository: Repository, name: str) -> Round:
     """Raises NotFoundError that lists what there is."""
-    try:
-        raw = json.loads(repository.store.get(f"{_FOLDER}{name}.json"))
-    except NotFoundError:
-        names = round_names(repository)
-        raise NotFoundError(
-            f"There is no round {name!r}.",
-            remedy=did_you_mean(name, names, noun="rounds") if names else "Make one with: dsops select VERSION --n N",
-        ) from None
+    raw = json.loads(_ROUNDS.read(repository.store, name))
     return Round(**raw | {field: tuple(raw[field]) for field in _LISTS if field in raw})
 
 
 def round_names(repository: Repository) -> list[str]:
-    return [key.removeprefix(_FOLDER).removesuffix(".json") for key in repository.store.list(_FOLDER)]
+    return _ROUNDS.names(repository.store)

@@ -66,6 +66,11 @@ class AuditContext:
     progress: Progress = no_progress
     memo: dict[str, Any] = field(default_factory=dict)  # what one check worked out and others need too
 
+    @property
+    def at_hand(self) -> npt.NDArray[np.bool_]:
+        """(N,): whose image could be read when it was ingested."""
+        return self.samples["sha256"].notna().to_numpy(np.bool_, copy=True)
+
 
 @dataclass
 class CheckResult:

@@ -162,7 +162,10 @@ def regress_add(
     sample: Samples = None,
     where: Annotated[str | None, typer.Option(help="Samples that fulfil this SQL condition.")] = None,
     from_evaluation: Annotated[
-        str | None, typer.Option(metavar="EVALUATION", help="Samples that a model got wrong there, on its version.")
+        str | None,
+        typer.Option(
+            metavar="EVALUATION", help="Samples that a model got wrong there, on its version; an id, or the model: m1."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="With --from-evaluation: so many, the surest errors.")

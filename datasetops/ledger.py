@@ -8,7 +8,8 @@ after it (number of versions, head of each branch); everything under `refs/` can
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -257,12 +258,15 @@ def _hint_bytes(entry: Entry) -> bytes:
 _PACKAGES: Final = ("dsops", "cleanlab", "numpy", "onnxruntime", "pandas", "pyarrow", "scikit-learn")
 
 
+def releases(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed here."""
+    found = {}
+    for name in sorted(set(packages)):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 @cache
 def _packages() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return releases(_PACKAGES)

@@ -90,7 +90,7 @@ class SwappedBox:
         if len(given.names) < _CLASSES:
             return skipped("there is one class only")
         if context.detections is None:
-            if not context.samples["sha256"].notna().any():
+            if not context.at_hand.any():
                 return skipped(_NO_DETECTIONS)
             return classes_by_crops(context, given)
         judged = judged_boxes(context)

@@ -25,7 +25,7 @@ def unlike_neighbours(given: BoxRows, context: AuditContext) -> Iterator[Lack]:
 
     Counts are compared by their roots; how far is far follows from how much neighbours differ in this data set.
     """
-    if not context.samples["sha256"].notna().any():
+    if not context.at_hand.any():
         return
     embeddings = context.embeddings()
     rows = np.flatnonzero(given.labeled & np.isfinite(embeddings).all(axis=1))

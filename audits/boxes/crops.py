@@ -48,7 +48,7 @@ def crop_probabilities(
         context.memo["crops"] = given.lack
         return None
     names = list(context.schema.class_names)
-    readable = context.samples["sha256"].notna().to_numpy()
+    readable = context.at_hand
     chosen = (given.boxes.label >= 0) & (given.boxes.label < len(names)) & ~given.crowd & readable[given.boxes.image]
     rows = np.flatnonzero(chosen)
     often = np.bincount(given.boxes.label[rows], minlength=1)

@@ -51,7 +51,7 @@ def plan_detector(context: AuditContext) -> Plan | str:
     given = box_rows(context)
     if not len(given.rows):
         return given.lack
-    readable = context.samples["sha256"].notna().to_numpy()
+    readable = context.at_hand
     if not readable.any():
         return "there are no images at hand"
     label, image = given.boxes.label, given.boxes.image

@@ -120,7 +120,7 @@ class ExactDuplicate:
 
     def run(self, context: AuditContext) -> CheckResult:
         samples = context.samples
-        known = samples["sha256"].notna().to_numpy(copy=True)
+        known = context.at_hand
         if not known.any():
             return skipped("no image was at hand when the version was ingested")
         groups = exact_groups(samples["sha256"])
@@ -153,7 +153,7 @@ class NearDuplicate:
 
     def run(self, context: AuditContext) -> CheckResult:
         samples = context.samples
-        known = samples["sha256"].notna().to_numpy(copy=True)
+        known = context.at_hand
         if not known.any():
             return skipped("no image is at hand")
         pairs = near_pairs(context)

@@ -31,7 +31,7 @@ class Outlier:
 
     def run(self, context: AuditContext) -> CheckResult:
         samples = context.samples
-        if int(samples["sha256"].notna().sum()) < _FEWEST:
+        if context.at_hand.sum() < _FEWEST:
             return skipped(f"fewer than {_FEWEST} images at hand")
         vectors = projected(context.embeddings(), context.seed)
         usable = np.asarray(np.isfinite(vectors).all(axis=1))

@@ -34,8 +34,7 @@ class PersonalData:
 
     def run(self, context: AuditContext) -> CheckResult:
         samples = context.samples
-        known = samples["sha256"].notna().to_numpy()
-        rows = np.flatnonzero(known)
+        rows = np.flatnonzero(context.at_hand)
         if not len(rows):
             return skipped("no image is at hand")
         detector = context.personal_detector() if context.personal_detector else None
@@ -67,7 +66,7 @@ class PersonalData:
                 text = f"may be a {thing.name} (score {thing.score:.2f})"
                 findings.append(about.at(row, severity, 1 - thing.score, text, box=thing.box))
             score[row] = min([1.0, *([_BESIDE] if beside else []), *(1 - thing.score for thing in seen)])
-        read = known & ~np.isnan(score)
+        read = context.at_hand & ~np.isnan(score)
         summary: dict[str, Any] = {"images": len(rows), **counts}
         summary["detector"] = (
             f"{detector.name} ({detector.digest[:12]})" if detector else "none; see docs/compliance.md"

@@ -52,8 +52,7 @@ class ImageQuality:
 
     def run(self, context: AuditContext) -> CheckResult:
         samples = context.samples
-        known = samples["sha256"].notna().to_numpy()
-        rows = np.flatnonzero(known)
+        rows = np.flatnonzero(context.at_hand)
         if not len(rows):
             return skipped("no image is at hand")
         about = SampleFindings(self.name, samples)
@@ -79,7 +78,7 @@ class ImageQuality:
             flagged_by_trait = {_TRAITS[trait]: int(flags[trait].sum()) for trait in own if flags[trait].any()}
             if flagged_by_trait:
                 summary["charts"] = [bars("Images by problem", flagged_by_trait)]
-        return CheckResult(findings, sample_scores(samples, known, score), summary)
+        return CheckResult(findings, sample_scores(samples, context.at_hand, score), summary)
 
 
 def judge_images(measures: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

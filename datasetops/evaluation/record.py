@@ -16,6 +16,7 @@ from datasetops.audits.record import plain
 from datasetops.errors import NotFoundError, did_you_mean
 from datasetops.ledger import Event
 from datasetops.manifest import Repository
+from datasetops.models.predictor import with_scheme
 from datasetops.records import canonical_json, sha256_hex
 
 EVENT: Final = "evaluate"
@@ -87,14 +88,30 @@ def is_noted(repository: Repository, evaluation: Evaluation) -> bool:
 
 
 def load_evaluation(repository: Repository, name: str) -> Evaluation:
-    """The evaluation whose id this is, or begins with. Raises NotFoundError that lists them."""
+    """The evaluation whose id this is, or begins with, or the newest one of the model so named.
+
+    Raises NotFoundError that lists the ids.
+    """
     known = [key.removeprefix(_FOLDER).removesuffix(".json") for key in repository.store.list(_FOLDER)]
     known = [key for key in known if "/" not in key]
     found = [key for key in known if key.startswith(name)]
-    evaluation = stored_evaluation(repository, found[0]) if len(found) == 1 else None
+    evaluation = stored_evaluation(repository, found[0]) if len(found) == 1 else _newest_of(repository, name)
     if evaluation is None:
-        raise NotFoundError(f"There is no evaluation {name!r}.", remedy=did_you_mean(name, known, noun="evaluations"))
+        remedy = (
+            did_you_mean(name, known, noun="evaluations") if known else "Make one with: dsops evaluate MODEL VERSION"
+        )
+        raise NotFoundError(f"There is no evaluation {name!r}, and none of a model of that name.", remedy=remedy)
     return evaluation
+
+
+def _newest_of(repository: Repository, model: str) -> Evaluation | None:
+    reference = with_scheme(model)
+    for entry in repository.ledger.backwards():
+        if entry.event.kind == EVENT:
+            evaluation = stored_evaluation(repository, str(entry.event.outputs["evaluation"]))
+            if evaluation and reference in (evaluation.info["model"]["name"], evaluation.info["model"]["label"]):
+                return evaluation
+    return None
 
 
 def looks_at(repository: Repository, split: str) -> int:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 from datasetops.ledger import Event
@@ -22,15 +20,6 @@ _RECORDS: Final = "preannotations/"
 _IN_EVENT: Final = (
     "engine", "packages", "thresholds", "kinds", "classes", "where", "limit", "boxes", "promises", "auto_accept",
 )  # fmt: skip
-
-
-def releases(packages: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed here; the ledger notes others with every event."""
-    found = {}
-    for name in sorted(set(packages)):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def make_event(

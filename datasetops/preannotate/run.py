@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from datasetops.engine import Engine, Item, open_engine
 from datasetops.errors import ConflictError, ModelError, NotFoundError, did_you_mean
-from datasetops.ledger import Event
+from datasetops.ledger import Event, releases
 from datasetops.manifest import Change, Repository, Version
 from datasetops.manifest.repository import MAIN
 from datasetops.models.predictor import Predictor, Prompts
@@ -26,7 +26,7 @@ from datasetops.preannotate.outlines import Outlines
 from datasetops.preannotate.plan import Chosen, Plan, choose, labeled_by_people, plan
 from datasetops.preannotate.predictions import PredictionStore
 from datasetops.preannotate.promise import Measured, promise
-from datasetops.preannotate.record import make_event, releases
+from datasetops.preannotate.record import make_event
 from datasetops.preannotate.result import PreannotateResult
 from datasetops.preannotate.rows import Owners, RowRules, Thresholds, rows_of
 from datasetops.preannotate.runs import EVENT

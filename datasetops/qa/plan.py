@@ -10,7 +10,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,13 +18,13 @@ import pandas as pd
 
 from datasetops.audits.sampling.plan import Plan, Stage, design
 from datasetops.audits.sets.coverage import slice_values
-from datasetops.errors import ConflictError, NotFoundError, did_you_mean
+from datasetops.errors import NotFoundError, did_you_mean
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.records import SAMPLES, canonical_json, sha256_hex
-from datasetops.store import KeyExistsError
+from datasetops.store.numbered import Numbered
 
-_PLANS: Final = "qa/plans/"
+_PLANS: Final = Numbered("qa/plans", "q", "QA plan", "dsops qa plan VERSION")
 _MOST_STRATA: Final = 500
 _NONE: Final = "(none)"
 
@@ -70,7 +70,7 @@ class QaPlan:
 
     @property
     def key(self) -> str:
-        return f"{_PLANS}{self.name}.json"
+        return _PLANS.key(self.name)
 
     @property
     def design(self) -> Plan:
@@ -147,7 +147,7 @@ def make_plan(
         raise ValueError(
             f"per: {' and '.join(per)} make {len(counts):,} strata, more than {_MOST_STRATA}; take a coarser attribute"
         )
-    plan = design(
+    chosen = design(
         counts.tolist(),
         pass_rate=pass_rate,
         confidence=confidence,
@@ -159,76 +159,84 @@ def make_plan(
         planted=planted,
         second=second,
     )
+    _note_left_behind(repository)
     seed = seed or secrets.token_hex(16)
     commit_seed = Event(
         "qa-seed", repository.settings.actor, inputs={"version": version.name, "commit": version.digest},
         parameters={"seed": seed, "where": where, "per": list(per)},
     )  # fmt: skip
     repository.ledger.record(commit_seed)
-    drawn = np.array(plan.stages[-1].drawn)
-    order = _drawn(frame, counts, np.maximum(drawn, plan.floor), seed)
+    drawn = np.array(chosen.stages[-1].drawn)
+    order = _drawn(frame, counts, np.maximum(drawn, chosen.floor), seed)
     strata = tuple(
-        Stratum(str(name), int(counts[name]), plan.floor[h], tuple(order[name])) for h, name in enumerate(counts.index)
+        Stratum(str(name), int(counts[name]), chosen.floor[h], tuple(order[name]))
+        for h, name in enumerate(counts.index)
     )
-    chosen = [item for stratum in strata for item in stratum.order]
-    twice = _hashed_order(chosen, f"{seed}:second")[: round(second * len(chosen))]
-    for number in range(1 + len(list(repository.store.list(_PLANS))), 10**6):
-        record = QaPlan(
-            name=f"q{number}",
-            version=version.name,
-            commit=version.digest,
-            where=where,
-            per=tuple(per),
-            seed=seed,
-            created=commit_seed.time,
-            actor=repository.settings.actor,
-            confidence=confidence,
-            limit=plan.limit,
-            expected=plan.expected,
-            producer_risk=producer_risk,
-            stages=plan.stages,
-            strata=strata,
-            iou=iou,
-            attempt=1 + len(reviewed_before(repository, version, where)),
-            left_out=left_out,
-            second=tuple(twice),
-            planted=_plant(version, frame, set(chosen), planted, seed) if planted else None,
-        )
-        try:
-            repository.store.put_new(record.key, record.to_bytes())
-        except KeyExistsError:
-            continue
-        event = Event(
-            "qa-plan", repository.settings.actor, inputs={"version": version.name, "commit": version.digest},
-            outputs={"plan": record.name, "files": {record.key: sha256_hex(record.to_bytes())}},
-            parameters={"seed": seed, "seed_event": commit_seed.event_id, "limit": plan.limit, "confidence": confidence},
-        )  # fmt: skip
-        repository.ledger.record(event)
-        return record
-    raise ConflictError("Plans are being made without pause.", remedy="Run the command again later.")
+    items = [item for stratum in strata for item in stratum.order]
+    twice = _hashed_order(items, f"{seed}:second")[: round(second * len(items))]
+    plan = QaPlan(
+        name="",
+        version=version.name,
+        commit=version.digest,
+        where=where,
+        per=tuple(per),
+        seed=seed,
+        created=commit_seed.time,
+        actor=repository.settings.actor,
+        confidence=confidence,
+        limit=chosen.limit,
+        expected=chosen.expected,
+        producer_risk=producer_risk,
+        stages=chosen.stages,
+        strata=strata,
+        iou=iou,
+        attempt=1 + len(reviewed_before(repository, version, where)),
+        left_out=left_out,
+        second=tuple(twice),
+        planted=_plant(version, frame, set(items), planted, seed) if planted else None,
+    )
+    plan = replace(plan, name=_PLANS.add(repository.store, lambda name: replace(plan, name=name).to_bytes()))
+    _note(repository, plan, commit_seed.event_id)
+    return plan
+
+
+def _note(repository: Repository, plan: QaPlan, seed_event: str) -> None:
+    event = Event(
+        "qa-plan", repository.settings.actor, inputs={"version": plan.version, "commit": plan.commit},
+        outputs={"plan": plan.name, "files": {plan.key: sha256_hex(plan.to_bytes())}},
+        parameters={"seed": plan.seed, "seed_event": seed_event, "limit": plan.limit, "confidence": plan.confidence},
+    )  # fmt: skip
+    repository.ledger.record(event)
+
+
+def _note_left_behind(repository: Repository) -> None:
+    """Plans whose command was killed before the ledger had them: they are drawn, and are told as such."""
+    events = [entry.event for entry in repository.ledger.backwards() if entry.event.kind in ("qa-seed", "qa-plan")]
+    noted = {event.outputs["plan"] for event in events if event.kind == "qa-plan"}
+    seeds = {event.parameters["seed"]: event.event_id for event in reversed(events) if event.kind == "qa-seed"}
+    for name in plan_names(repository):
+        if name not in noted:
+            plan = load_plan(repository, name)
+            _note(repository, plan, seeds[plan.seed])
 
 
 def load_plan(repository: Repository, name: str) -> QaPlan:
     """A plan by its name, or the newest plan of a version. Raises NotFoundError that lists what there is."""
-    known = plan_names(repository)
-    if name not in known and (of_version := [plan for plan in plans(repository) if plan.version == name]):
+    if name not in plan_names(repository) and (
+        of_version := [plan for plan in plans(repository) if plan.version == name]
+    ):
         return of_version[-1]
-    try:
-        return QaPlan.from_bytes(repository.store.get(f"{_PLANS}{name}.json"))
-    except NotFoundError:
-        remedy = did_you_mean(name, known, noun="plans") if known else "Make one with: dsops qa plan VERSION"
-        raise NotFoundError(f"There is no QA plan {name!r}.", remedy=remedy) from None
+    return QaPlan.from_bytes(_PLANS.read(repository.store, name))
 
 
 def plans(repository: Repository) -> Iterator[QaPlan]:
     """All plans, oldest first."""
     for name in plan_names(repository):
-        yield QaPlan.from_bytes(repository.store.get(f"{_PLANS}{name}.json"))
+        yield QaPlan.from_bytes(repository.store.get(_PLANS.key(name)))
 
 
 def plan_names(repository: Repository) -> list[str]:
-    names = [key.removeprefix(_PLANS).removesuffix(".json") for key in repository.store.list(_PLANS)]
-    return sorted(names, key=lambda name: int(name[1:]))
+    return _PLANS.names(repository.store)
 
 
 def redraw(repository: Repository, plan: QaPlan) -> bool:

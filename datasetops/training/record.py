@@ -14,19 +14,19 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datasetops.audits.record import plain
-from datasetops.errors import ConflictError, DamagedError, NotFoundError, did_you_mean
+from datasetops.errors import DamagedError, NotFoundError
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
 from datasetops.manifest.erasing import was_replaced
 from datasetops.records import canonical_json, sha256_hex
-from datasetops.store import KeyExistsError
+from datasetops.store.numbered import Numbered
 
 EVENT: Final = "train"
 PROMOTE: Final = "promote"
@@ -36,14 +36,10 @@ DESCRIPTION: Final = "description"
 SAMPLES: Final = "samples"
 TRAIN: Final = "train"  # parts of the samples
 VALIDATION: Final = "validation"
-_FOLDER: Final = "models/"
+_MODELS: Final = Numbered("models", "m", "model", "dsops train VERSION")
 _FILES: Final = "model-files"
 _SUFFIXES: Final = {WEIGHTS: "safetensors", DESCRIPTION: "json", SAMPLES: "parquet"}
 _FORMAT: Final = 1
-_PACKAGES: Final = (
-    *("accelerate", "albumentations", "dsops", "numpy", "onnxruntime", "opencv-python-headless", "pillow"),
-    *("safetensors", "scipy", "torch", "transformers"),
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ class ModelRecord:
 
     @property
     def key(self) -> str:
-        return f"{_FOLDER}{self.name}.json"
+        return _MODELS.key(self.name)
 
     @property
     def digest(self) -> str:
@@ -192,21 +188,14 @@ def record_model(repository: Repository, version: Version, trained: Trained, **f
 
 def _named(repository: Repository, record: ModelRecord) -> ModelRecord:
     """Written under the first name that nobody else takes. What the same training wrote before it was killed is taken on."""
-    for left in _names(repository):
-        key = f"{_FOLDER}{left}.json"
+    for left in _MODELS.names(repository.store):
+        key = _MODELS.key(left)
         with suppress(ValueError):
             known = ModelRecord.from_bytes(repository.store.get(key))
             chance = {name: getattr(record, name) for name in ("name", "event_id", "created", "actor")}
             if replace(known, **chance).to_bytes() == record.to_bytes() and not repository.ledger.names_file(key):
                 return known
-    for number in range(1 + len(_names(repository)), 10**6):
-        named = replace(record, name=f"m{number}")
-        try:
-            repository.store.put_new(named.key, named.to_bytes())
-        except KeyExistsError:
-            continue
-        return named
-    raise ConflictError("Models are being recorded without pause.", remedy="Run the command again later.")
+    return replace(record, name=_MODELS.add(repository.store, lambda name: replace(record, name=name).to_bytes()))
 
 
 def load_model_record(repository: Repository, name: str) -> ModelRecord:
@@ -216,22 +205,18 @@ def load_model_record(repository: Repository, name: str) -> ModelRecord:
     """
     if name in ("production", "promoted"):
         name = promoted(repository)
-    key = f"{_FOLDER}{name}.json"
+    data = _MODELS.read(repository.store, name)
     try:
-        return ModelRecord.from_bytes(repository.store.get(key))
-    except NotFoundError:
-        known = _names(repository)
-        remedy = did_you_mean(name, known, noun="models") if known else "Train one with: dsops train VERSION"
-        raise NotFoundError(f"There is no model {name!r}.", remedy=remedy) from None
+        return ModelRecord.from_bytes(data)
     except ValueError as error:
         raise DamagedError(
-            f"{key} is damaged: {error}.", remedy="Put it back from a backup, then run `dsops verify`."
+            f"{_MODELS.key(name)} is damaged: {error}.", remedy="Put it back from a backup, then run `dsops verify`."
         ) from None
 
 
 def model_records(repository: Repository) -> list[ModelRecord]:
     """All models, oldest first."""
-    return [load_model_record(repository, name) for name in _names(repository)]
+    return [load_model_record(repository, name) for name in _MODELS.names(repository.store)]
 
 
 def promoted(repository: Repository) -> str:
@@ -286,22 +271,6 @@ def code_identity() -> dict[str, str]:
     files = sorted((item for item in folder.iterdir() if item.name.endswith(".py")), key=lambda item: item.name)
     parts = [sha256_hex(item.read_bytes()) for item in files]
     return {"version": version("dsops"), "training": sha256_hex("".join(parts).encode())}
-
-
-def package_versions() -> dict[str, str]:
-    """Releases of the packages that a training's numbers depend on."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _names(repository: Repository) -> list[str]:
-    names = [key.removeprefix(_FOLDER).removesuffix(".json") for key in repository.store.list(_FOLDER)]
-    return sorted(names, key=lambda name: int(name[1:]))
 
 
 def keep_file(repository: Repository, data: bytes, suffix: str) -> ModelFile:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from datasetops.audits.record import plain
 from datasetops.errors import ConflictError, ModelError
 from datasetops.gate.status import require_accepted
-from datasetops.ledger import Event
+from datasetops.ledger import Event, releases
 from datasetops.manifest import Repository, Version
 from datasetops.plugins import load_plugin
 from datasetops.progress import Progress, no_progress
@@ -30,7 +30,6 @@ from datasetops.training.record import (
     Trained,
     code_identity,
     load_model_record,
-    package_versions,
     record_model,
     samples_digest,
 )
@@ -38,6 +37,10 @@ from datasetops.training.state import Say, silent
 
 REPRODUCE: Final = "reproduce"
 _CHECKPOINTS: Final = "training"  # folder of the cache
+_PACKAGES: Final = (  # whose releases a training's numbers depend on
+    *("accelerate", "albumentations", "dsops", "numpy", "onnxruntime", "opencv-python-headless", "pillow"),
+    *("safetensors", "scipy", "torch", "transformers"),
+)
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ def _run_folder(
     repository: Repository, version: Version, recipe: AnyRecipe, split: str, skip: bool, threads: int
 ) -> Path:
     """The same for the same training, whichever process does it."""
-    parts = [version.digest, recipe.digest, split, skip, threads, code_identity(), package_versions()]
+    parts = [version.digest, recipe.digest, split, skip, threads, code_identity(), releases(_PACKAGES)]
     return repository.cache / _CHECKPOINTS / sha256_hex(canonical_json(parts))[:16]
 
 
@@ -229,7 +232,7 @@ def _environment(threads: int, trained: Trained) -> dict[str, Any]:
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": _processor(),
-        "packages": package_versions(),
+        "packages": releases(_PACKAGES),
         "threads": threads,
         "device": "cpu",
     }

@@ -78,6 +78,9 @@ def test_failures_of_an_evaluation_fail_again_until_they_are_put_right(copied: C
     made = run(repository, "add", "field", "--from-evaluation", found.evaluation_id[:8], "--json")
     assert made.exit_code == 0, made.stderr
     assert {item["sample_id"] for item in json.loads(made.stdout)["items"]} == set(wrong)
+    by_model = run(repository, "add", "field", "--from-evaluation", "m1", "--json")
+    assert json.loads(by_model.stdout) == json.loads(made.stdout)
+    assert "none of a model of that name" in run(repository, "add", "field", "--from-evaluation", "m2").stderr
     checked = run(repository, "check", "field", "m1")
     assert checked.exit_code == 3
     assert f"m1: 0 of {len(wrong)} items of field are right." in checked.stdout

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from datasetops.cli.main import app
 from datasetops.errors import FormatError, NotFoundError
+from datasetops.ledger import Event, Ledger
 from datasetops.manifest import Change, Repository
 from datasetops.qa.plan import QaPlan, load_plan, lot, make_plan, redraw
 from datasetops.qa.result import evaluate
@@ -131,6 +132,32 @@ def test_anybody_can_draw_the_sample_again(repository: Repository) -> None:
     kinds = [event.kind for event in events]
     assert kinds.index("qa-plan") < kinds.index("qa-seed")  # newest first: the seed was there before the plan
     assert QaPlan.from_bytes(plan.to_bytes()) == plan
+
+
+def test_a_plan_whose_command_was_killed_is_told_as_drawn(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(repository, 50)
+    record = Ledger.record
+
+    def killed(ledger: Ledger, event: Event) -> Any:
+        if event.kind == "qa-plan":
+            raise KeyboardInterrupt
+        return record(ledger, event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_plan(repository, repository.version(), seed="a")
+    assert make_plan(repository, repository.version(), seed="b").name == "q2"
+    told = {
+        entry.event.outputs["plan"]: entry.event
+        for entry in repository.ledger.backwards()
+        if entry.event.kind == "qa-plan"
+    }
+    assert sorted(told) == ["q1", "q2"]
+    assert told["q1"].parameters["seed"] == "a"
+    assert redraw(repository, load_plan(repository, "q1"))
 
 
 def test_own_annotators_and_strangers_are_left_out(repository: Repository) -> None:
