@@ -20,7 +20,7 @@ BATCHES: Final = (1, 2, 4, 8)
 _WARM: Final = 3  # calls that are not counted
 _LEAST: Final = 20  # calls that a 95th percentile is taken of
 _MOST: Final = 200
-_SECONDS: Final = 5.0  # of each batch size, after which `_LEAST` calls are enough
+_SECONDS: Final = 2.0  # of each batch size, after which `_LEAST` calls are enough
 _LIMIT: Final = 1800  # seconds for the whole of it
 
 

@@ -69,7 +69,8 @@ def test_what_says_the_same_as_before_is_no_change(written: Path) -> None:
 
 
 @every
-def test_it_is_gone_on_with(written: Path) -> None:
+def test_it_is_gone_on_with(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(written.parent)  # where the report goes
     repository = Repository.open(written)
     before = repository.version()
     row = {"annotation_id": "b/label", "sample_id": "b", "kind": "classification", "label": "cat", "source": "human"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-POINTS = 30
+POINTS = 20
 
 
 @pytest.mark.server
