@@ -39,6 +39,7 @@ def select(
     predictions: Sequence[str] = (),
     mapping: Path | None = None,
     scores: pd.Series[float] | None = None,
+    detector: str | None = None,
     model: str | None = None,
     where: str | None = None,
     quotas: Sequence[str] = (),
@@ -54,8 +55,9 @@ def select(
 
     The pool is what nobody has labeled yet, or what fulfils the SQL condition `where`, without items that are out for
     labeling. What is known of it: `probabilities` of a model (index sample_id, a column a class); `predictions`, models
-    whose predictions are kept, of which several are a committee; or `scores` of your own. Without any a learner on
-    embeddings of `model` knows the labels so far. `quotas` (KEY=VALUE:COUNT or :SHARE%) and `balance` (a slice, or
+    whose predictions are kept, of which several are a committee; `scores` of your own; or a `detector` (a model
+    reference) that is asked about changed views of each image. Without any a learner on embeddings of `model` knows the
+    labels so far. `quotas` (KEY=VALUE:COUNT or :SHARE%) and `balance` (a slice, or
     "class") are fulfilled as far as the pool goes. A `random_share` is drawn from the whole pool before the strategy
     chooses. With `spread` no two near-duplicates are chosen, and no group takes more than twice its even share. What
     comes out as a round of before is that round. With `dry_run` it gets no name and nothing is recorded.
@@ -75,8 +77,8 @@ def select(
         raise ValueError(_NO_CLASSES)
     known = gather(
         repository, version, found, chosen_by,
-        probabilities=probabilities, predictions=predictions, mapping=mapping, scores=scores, model=model, seed=seed,
-        progress=progress,
+        probabilities=probabilities, predictions=predictions, mapping=mapping, scores=scores, detector=detector,
+        model=model, seed=seed, progress=progress,
     )  # fmt: skip
     pool = known.pool
     notes += known.notes

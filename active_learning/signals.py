@@ -49,6 +49,7 @@ def gather(
     predictions: Sequence[str],
     mapping: Path | None,
     scores: pd.Series[float] | None,
+    detector: str | None,
     model: str | None,
     seed: int,
     progress: Progress,
@@ -105,7 +106,7 @@ def gather(
     if "uncertainty" in wanted:
         found_scores = uncertainty_of(
             repository, version, found.samples, pool, strategy.name,
-            predictions=predictions, mapping=mapping, scores=scores,
+            predictions=predictions, mapping=mapping, scores=scores, detector=detector, progress=progress,
         )  # fmt: skip
         pool = replace(pool, uncertainty=found_scores)
         unknown = pool.candidates[np.isnan(found_scores[pool.candidates])]
@@ -114,7 +115,7 @@ def gather(
         if len(unknown):
             notes.append(f"{len(unknown):,} samples have no score by {strategy.name} and were left out.")
             pool = pool.without(unknown, covered=False)
-        source = source or " + ".join(predictions) or None
+        source = source or " + ".join(predictions) or detector
     return Signals(pool, source, embedder, tuple(notes))
 
 

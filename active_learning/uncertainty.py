@@ -16,14 +16,15 @@ from datasetops.active_learning.pool import Floats, Picks, Pool, Strategy, neede
 from datasetops.active_learning.region_scores import Sum, per_image, presence_entropy
 from datasetops.active_learning.rounds import rounds
 from datasetops.active_learning.scores import least_confidence
+from datasetops.active_learning.views import CLUTTER, stored_spread
 from datasetops.errors import DatasetOpsError, FormatError
 from datasetops.manifest import Repository, Version
 from datasetops.preannotate.disagreement import disagreement_scores, keep_disagreement
 from datasetops.preannotate.measure import KINDS
 from datasetops.preannotate.stored import stored_detections
+from datasetops.progress import Progress, no_progress
 from datasetops.sheets import as_numbers, read_frame
 
-_SHOWN_BOXES: Final = 0.05  # score below which a box is clutter: detectors give hundreds of those an image
 _MODEL_NEEDED: Final = "Name a model whose boxes are kept: --predictions MODEL. They are made with: dsops preannotate"
 
 
@@ -59,6 +60,8 @@ def uncertainty_of(
     predictions: Sequence[str],
     mapping: Path | None,
     scores: pd.Series[float] | None,
+    detector: str | None = None,
+    progress: Progress = no_progress,
 ) -> Floats:
     """Scores (N,) in [0, 1] of the samples for a strategy of this module; NaN for what it knows nothing about.
 
@@ -76,12 +79,22 @@ def uncertainty_of(
         return np.asarray(known.reindex(ids), np.float64)
     if strategy == EXPECTED_GAIN.name:
         return _expected(repository, version, pool)
+    if strategy == _SPREAD:
+        if detector is None:
+            raise DatasetOpsError(f"{_SPREAD} asks a detector about each image.", remedy="Name it with --detector REF.")
+        found = np.full(len(samples), np.nan)
+        rows = pool.candidates[samples["sha256"].notna().to_numpy()[pool.candidates]]
+        chosen = samples.iloc[rows]
+        found[rows] = stored_spread(
+            repository, detector, chosen["sha256"].tolist(), chosen["uri"].tolist(), progress=progress
+        )[0]
+        return found
     if len(predictions) != 1:
         raise DatasetOpsError(f"{strategy} looks at one detector's boxes.", remedy=f"{_MODEL_NEEDED} {version.name}")
-    found = stored_detections(repository, version, predictions[0], mapping)
-    found = found[found["score"] >= _SHOWN_BOXES]
+    boxes = stored_detections(repository, version, predictions[0], mapping)
+    boxes = boxes[boxes["score"] >= CLUTTER]
     return per_image(
-        ids.get_indexer(found["sample_id"]).astype(np.int64), presence_entropy(found["score"]), len(ids), _HOW[strategy]
+        ids.get_indexer(boxes["sample_id"]).astype(np.int64), presence_entropy(boxes["score"]), len(ids), _HOW[strategy]
     )
 
 
@@ -126,11 +139,18 @@ _BOXES: Final[dict[Sum, str]] = {
     "top": "the three most doubtful boxes",
 }
 _HOW: Final = {f"box_{how}": how for how in get_args(Sum)}
+_SPREAD: Final = "box_spread"
 _NEEDS: Final = ("uncertainty",)
 BY_UNCERTAINTY: Final = (
     *(
         Strategy(f"box_{how}", f"{what}, by a detector (--predictions)", _NEEDS, _top(f"{what}: {{:.3f}}"))
         for how, what in _BOXES.items()
+    ),
+    Strategy(
+        _SPREAD,
+        "boxes move or vanish when the image is mirrored, shifted, smaller or brighter, by a detector (--detector)",
+        _NEEDS,
+        _top("boxes move by {:.3f}"),
     ),
     Strategy(
         "disagreement",

@@ -18,9 +18,13 @@ from datasetops.engine.local import LocalEngine
 from datasetops.errors import ModelError
 from datasetops.images import decode_rgb
 from datasetops.labeling.base import ImageSize
-from datasetops.models.predictor import Prediction, Predictor
+from datasetops.manifest import Repository
+from datasetops.models.cache import EmbeddingCache
+from datasetops.models.predictor import Prediction, Predictor, open_predictor
 from datasetops.preannotate.labelers import checked
 from datasetops.progress import Progress, no_progress
+from datasetops.records import sha256_hex
+from datasetops.store.media import Media
 
 _GREY: Final = (114, 114, 114)  # beside a shrunk or shifted picture: what detectors' own letterboxes use
 
@@ -63,6 +67,8 @@ class View:
         return (middle + self.shift[0]) * width, (middle + self.shift[1]) * height
 
 
+CLUTTER: Final = 0.05  # score below which a box is clutter: detectors give hundreds of those an image
+_PART: Final = 64  # images between two steps of the progress: what an interrupt may cost
 VIEWS: Final = (View(mirrored=True), View(scale=0.9), View(shift=(0.03, 0.03)), View(brightness=1.2))
 
 
@@ -103,6 +109,39 @@ def localisation_spread(
     bad = [index for index, _ in faults]
     found.spread[bad] = found.flips[bad] = np.nan
     return found, [fault for _, fault in sorted(faults, key=lambda entry: entry[0])]
+
+
+def stored_spread(
+    repository: Repository,
+    reference: str,
+    keys: Sequence[str],
+    uris: Sequence[str],
+    *,
+    progress: Progress = no_progress,
+) -> tuple[Floats, str]:
+    """How far a detector's boxes move in each of N images of a repository, by digest and place; and the detector's name.
+
+    NaN where an image gives no answer. Known ones come from the repository's cache, and what was computed before an
+    interrupt is kept. Raises what `open_predictor` and `localisation_spread` raise.
+    """
+    predictor = open_predictor(
+        reference, cache=repository.settings.cache, task="box", repository=str(repository.root or repository.store.url)
+    )
+    made_from = f"{predictor.digest} {VIEWS} {CLUTTER}"
+    cache = EmbeddingCache(repository.cache / "embeddings", sha256_hex(made_from.encode()))
+    found = np.full((len(keys), 1), np.nan, np.float32)
+    known = cache.fetch(keys, found)
+    missing = np.flatnonzero(~known)
+    parts = [missing[at : at + _PART] for at in range(0, len(missing), _PART)]
+    read = Media(repository.store, repository.root).read
+    engine = LocalEngine(jobs=repository.settings.jobs)
+    for rows in progress(parts, len(parts), f"Views of {len(missing):,} images, {_PART} at a time"):
+        items = [Item(keys[row], uris[row]) for row in rows]
+        part, _ = localisation_spread(predictor, read, items, engine=engine, min_score=CLUTTER)
+        found[rows, 0] = part.spread.astype(np.float16)  # as the cache has it, so that the same run gives the same
+        told = rows[np.isfinite(part.spread)]
+        cache.add([keys[row] for row in told], found[told])
+    return found[:, 0].astype(np.float64), predictor.name
 
 
 _Found = tuple[list[str], Floats, Floats]  # names, scores (P,) and corners (P, 4)

@@ -44,6 +44,10 @@ def select(
     scores: Annotated[
         Path | None, typer.Option(help="For the strategy scores: CSV or Parquet, sample_id and score from 0 to 1.")
     ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="For the strategy box_spread: m1, onnx:FILE, hf:NAME or local:DIR."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="For embeddings: builtin:NAME, hf:NAME or local:DIR.")] = None,
     where: Annotated[
         str | None,
@@ -101,6 +105,7 @@ def select(
         predictions=predictions or (),
         mapping=mapping,
         scores=read_scores(scores) if scores else None,
+        detector=detector,
         model=model,
         where=where,
         quotas=quota or (),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasetops.errors import ConflictError, DamagedError, DatasetOpsError, NotFoundError, did_you_mean
+from datasetops.errors import ConflictError, DamagedError, NotFoundError, did_you_mean
 from datasetops.ledger import Entry, Event, Ledger
 from datasetops.manifest.change import Change, TableChange, normalise
 from datasetops.manifest.checks import check_references, refuse_sealed, with_orphans
@@ -24,13 +23,14 @@ from datasetops.manifest.commit import FORMAT, Commit, get_commit, get_object, p
 from datasetops.manifest.diff import changed_keys
 from datasetops.manifest.encoding import DELETE, INSERT, UPDATE
 from datasetops.manifest.erasing import erased_counts
+from datasetops.manifest.location import check_format, locate
 from datasetops.manifest.segment import Segment, SegmentInfo, digests_of, segment_key, write_segment
 from datasetops.manifest.table import Changes, TableState
 from datasetops.manifest.version import Version
 from datasetops.records import KEYS, TABLES, canonical_json, one_array, parse_json, sha256_hex
-from datasetops.settings import FILE_NAME, Settings, load_settings
+from datasetops.settings import FILE_NAME, Settings
 from datasetops.signing import signer
-from datasetops.store import KeyExistsError, Store, open_store
+from datasetops.store import KeyExistsError, Store
 
 if TYPE_CHECKING:
     from datasetops.schema import LabelSchema
@@ -69,14 +69,14 @@ class Repository:
 
         Raises NotFoundError where there is none, DatasetOpsError for one of another format.
         """
-        store, settings, root = _locate(str(where))
+        store, settings, root = locate(str(where))
         try:
             config = store.get(_CONFIG)
         except NotFoundError:
             raise NotFoundError(
                 f"There is no dsops repository in {where}.", remedy="Make one with: dsops init DIR --schema FILE"
             ) from None
-        _check_format(config, where)
+        check_format(config, where)
         return cls(store, settings, root)
 
     @classmethod
@@ -94,7 +94,7 @@ class Repository:
             settings_file = folder / FILE_NAME
             if not settings_file.exists():
                 settings_file.write_text(f"store = {json.dumps(store_url or '.dsops')}\n", encoding="utf-8")
-        store, settings, root = _locate(where)
+        store, settings, root = locate(where)
         if store.exists("ledger/000000000000.json"):
             raise ConflictError(
                 f"{where} is a dsops repository already.", remedy="Use it as it is, or choose another folder."
@@ -399,33 +399,3 @@ class Repository:
 def ref_of(entry: Entry) -> tuple[str, bytes]:
     """Key and bytes of the ref of the version that a ledger entry made."""
     return f"refs/versions/{entry.version}", canonical_json({"commit": entry.commit, "entry": entry.number})
-
-
-def _check_format(config: bytes, where: str | Path) -> None:
-    """Whether this dsops knows the format. What is no description of a repository is left to `dsops verify`."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        number = parse_json(config)["format"]
-        if isinstance(number, int) and number != FORMAT:
-            raise DatasetOpsError(
-                f"The repository in {where} is of format {number}; this dsops reads format {FORMAT}.",
-                remedy="Open it with a newer dsops: pip install --upgrade dsops. Nothing was changed.",
-            )
-
-
-def _locate(where: str) -> tuple[Store, Settings, Path | None]:
-    """Store, settings and working folder for a folder (or the nearest one above it with settings) or an address."""
-    if "://" in where:
-        settings = load_settings(None)
-        return open_store(where, cache=settings.cache), settings, None
-    start = Path(where).absolute()
-    if not start.is_dir():
-        raise NotFoundError(f"There is no folder {where}.", remedy="Name the repository's folder with -C DIR.")
-    root = next((folder for folder in [start, *start.parents] if (folder / FILE_NAME).is_file()), None)
-    if root is None:
-        raise NotFoundError(
-            f"There is no dsops repository in {where} or above it.",
-            remedy="Make one with: dsops init DIR --schema FILE, or name one with -C DIR.",
-        )
-    settings = load_settings(root / FILE_NAME)
-    url = settings.store if "://" in settings.store else os.fspath(root / settings.store)
-    return open_store(url, cache=settings.cache), settings, root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,11 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasetops.active_learning.views import VIEWS, View, localisation_spread
+from datasetops.active_learning.select import select
+from datasetops.active_learning.views import CLUTTER, VIEWS, View, localisation_spread
 from datasetops.engine import Item
 from datasetops.engine.local import LocalEngine
-from datasetops.errors import ModelError
-from datasetops.models.predictor import Prediction, Request
+from datasetops.errors import DatasetOpsError, ModelError
+from datasetops.ingest import ingest
+from datasetops.manifest import Repository
+from datasetops.models.predictor import Prediction, Request, open_predictor
+from datasetops.schema import LabelSchema
+from datasetops.store.media import Media
 
 BOX = (20.0, 10.0, 60.0, 70.0)
 
@@ -114,3 +120,31 @@ def test_a_real_detector_moves_its_boxes_only_where_something_changes(data: Path
     assert not faults
     assert ((found.spread > 0) & (found.spread < 1)).all()
     assert found.flips.max() < 0.5
+
+
+@pytest.mark.slow
+def test_images_are_selected_by_a_detector_of_ones_own(data: Path, tmp_path: Path) -> None:
+    model = shutil.copy(data / "yolox_nano" / "yolox_nano.onnx", tmp_path / "own.onnx")
+    (tmp_path / "own.yaml").write_text(json.dumps({"family": "yolox", "names": [f"class {n}" for n in range(80)]}))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for file in sorted((data / "coco_tiny" / "images").iterdir())[:8]:
+        shutil.copy(file, folder)
+    told = {"name": "photos", "version": 1, "tasks": [{"kind": "box"}], "classes": [{"id": 0, "name": "cat"}]}
+    repository = Repository.init(tmp_path / "set", LabelSchema.model_validate(told))
+    version = ingest(repository, str(folder), format="folder").version
+    with pytest.raises(DatasetOpsError, match="box_spread asks a detector") as refused:
+        select(repository, version, n=3, strategy="box_spread")
+    assert "--detector" in refused.value.remedy
+    made = select(repository, version, n=3, strategy="box_spread", detector=f"onnx:{model}", spread=False)
+    items = [Item(name, uri) for name, uri in version.samples()[["sample_id", "uri"]].to_numpy().tolist()]
+    predictor = open_predictor(f"onnx:{model}", cache=tmp_path)
+    found, _ = localisation_spread(predictor, Media(repository.store, repository.root).read, items, min_score=CLUTTER)
+    best = np.argsort(-found.spread)[:3]
+    assert made.samples == tuple(items[row].key for row in best)
+    np.testing.assert_allclose(np.array(made.scores, float), found.spread[best], atol=1e-3)
+    assert made.model == f"onnx:{model}"
+    files = sorted((repository.cache / "embeddings").rglob("*.arrow"))
+    again = select(repository, version, n=3, strategy="box_spread", detector=f"onnx:{model}", spread=False)
+    assert again == made
+    assert sorted((repository.cache / "embeddings").rglob("*.arrow")) == files  # nothing was asked again

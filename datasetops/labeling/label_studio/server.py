@@ -18,7 +18,8 @@ from datasetops.labeling.batch import Project
 from datasetops.labeling.label_studio.connection import SLOW, Connection, LabelServerError, UnansweredError
 from datasetops.labeling.label_studio.images import expires_at, image_addresses
 from datasetops.labeling.label_studio.project import hand_edits
-from datasetops.labeling.label_studio.regions import regions_of, results_of
+from datasetops.labeling.label_studio.regions import regions_of
+from datasetops.labeling.label_studio.results import results_of
 from datasetops.progress import Progress
 from datasetops.schema import LabelSchema
 
