@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from datasetops.errors import FormatError, RejectedError
 from datasetops.formats import detect_format, load_format
-from datasetops.formats.base import SCOPE, Format, Parsed, ReadOptions
+from datasetops.formats.base import Format, ReadOptions
 from datasetops.formats.hf_hub import fetched_set, is_hub_name
-from datasetops.identity import Known, sample_ids
-from datasetops.ingest_media import with_media, without_erased
-from datasetops.ingest_merge import VALUES, Base, last_ingest, merged_samples, region_ids, settle
+from datasetops.identity import Known
+from datasetops.ingest.identify import existing_annotations, identified_annotations, identified_samples
+from datasetops.ingest.media import with_media, without_erased
+from datasetops.ingest.merge import last_ingest, settle
 from datasetops.ledger import Event
 from datasetops.manifest import MAIN, Change, CommitResult, Repository, Version
 from datasetops.manifest.commit import put_object
 from datasetops.progress import Progress, no_progress
-from datasetops.records import ANNOTATIONS, SAMPLES, TABLES, Finding, canonical_json, findings_table
+from datasetops.records import TABLES, Finding, canonical_json, findings_table
 from datasetops.schema import LabelSchema
 from datasetops.store.media import Media
 from datasetops.store.source import open_source
@@ -153,13 +152,13 @@ def ingest(
     rows = with_media(parsed, image_tree, repository, media, copy=copy, strip=strip, progress=progress)
     if not take_erased:
         rows = without_erased(rows, parsed, image_tree, repository)
-    samples = _identified_samples(rows, parsed, head)
+    samples = identified_samples(rows, parsed, head)
     address = tree.url if tree.single_file is None else tree.uri(tree.single_file)
     address = hub.address if hub else address
     again = head is not None and head.state("samples").contains(samples["sample_id"].combine_chunks()).any()
     base = last_ingest(repository, head, address) if head and again else None
-    existing = _existing(head, samples, parsed)
-    annotations = _identified_annotations(parsed, samples, existing, base, schema.multi_label)
+    existing = existing_annotations(head, samples, parsed)
+    annotations = identified_annotations(parsed, samples, existing, base, schema.multi_label)
     ids = dict(zip(samples["key"].to_pylist(), samples["sample_id"].to_pylist(), strict=True))
     corrects, held = ([ids[key] for key in sorted(keys) if key in ids] for keys in (parsed.corrects, parsed.held))
     settled = settle(annotations, existing, base, corrects=corrects, held=held, overrule=overrule)
@@ -241,90 +240,6 @@ def _with_truth_values(annotations: pa.Table, schema: LabelSchema) -> pa.Table:
         texts.append(canonical_json(given | flags).decode() if flags else text)
     told = pa.array(texts, pa.string()).take(coded.indices)
     return annotations.set_column(annotations.column_names.index("attributes"), "attributes", told)
-
-
-def _identified_samples(rows: pa.Table, parsed: Parsed, head: Version | None) -> pa.Table:
-    """Columns of records.SAMPLES and `key`; of several rows that would be one sample the first is kept."""
-    columns = ["sample_id", "uri", "sha256"]
-    existing = head.table("samples", columns) if head else SAMPLES.empty_table().select(columns)
-    ids = pa.array(sample_ids(rows.select(columns).to_pandas(), existing.to_pandas()), pa.string())
-    table = rows.set_column(rows.column_names.index("sample_id"), "sample_id", ids)
-    first = pd.Series(ids.to_pandas()).duplicated().to_numpy()
-    for row in table.filter(pa.array(first)).select(["sample_id", "uri"]).to_pylist():
-        text = f"the id {row['sample_id']!r} stands twice in the source; the first is kept"
-        parsed.findings.append(Finding("ingest", "high", 0.0, text, sample_id=row["sample_id"], uri=row["uri"]))
-        parsed.rejected += 1
-    return merged_samples(table.filter(pa.array(~first)), head).select(["key", *SAMPLES.names])
-
-
-def _existing(head: Version | None, samples: pa.Table, parsed: Parsed) -> pa.Table:
-    """Annotations that the version has for the source's samples, votes too, and those that the source names."""
-    if head is None or not head.commit.counts["annotations"]:
-        return ANNOTATIONS.empty_table()
-    table = head.table("annotations")
-    mine = pc.is_in(table["sample_id"], samples["sample_id"].combine_chunks())
-    named = pc.is_in(table["annotation_id"], parsed.annotations["annotation_id"].drop_null().combine_chunks())
-    return table.filter(pc.or_(mine, named)).combine_chunks()
-
-
-def _identified_annotations(
-    parsed: Parsed, samples: pa.Table, existing: pa.Table, base: Base | None, multi_label: bool
-) -> pa.Table:
-    """The source's annotations with ids; of several that would be one the first is kept."""
-    at = pc.index_in(parsed.annotations["key"], samples["key"].combine_chunks())
-    rows = parsed.annotations.filter(at.is_valid())
-    owners = samples["sample_id"].combine_chunks().take(at.drop_null())
-    rows = rows.append_column("sample_id", owners)
-    ids = _ids(rows, existing, base, multi_label)
-    rows = rows.set_column(rows.column_names.index("annotation_id"), "annotation_id", ids)
-    repeated = pd.Series(rows["annotation_id"].to_pandas()).duplicated().to_numpy()
-    for row in rows.filter(pa.array(repeated)).select(["annotation_id", "sample_id", "label"]).to_pylist():
-        text = f"annotated twice as the same ({row['annotation_id']!r}, here as {row['label']!r}); the first is kept"
-        parsed.findings.append(Finding("ingest", "high", 0.0, text, sample_id=row["sample_id"]))
-        parsed.rejected += 1
-    return rows.filter(pa.array(~repeated)).combine_chunks()
-
-
-def _ids(rows: pa.Table, existing: pa.Table, base: Base | None, multi_label: bool) -> pa.Array:
-    """The source's own; for a class `<sample>/label`, with the annotator where there is one; `<sample>#<number>`.
-
-    A class without an annotator gets the id of the sample's only one instead, and regions that have none of these that
-    of the existing region that they revise, or one from their content.
-    """
-    owners = rows["sample_id"].combine_chunks()
-    is_class = pc.equal(rows["kind"], "classification").combine_chunks()
-    of_class = pc.binary_join_element_wise(owners, "label", "/")
-    actor = rows["actor"].combine_chunks()
-    if multi_label:
-        of_class = pc.binary_join_element_wise(of_class, rows["label"].combine_chunks(), "/")
-    else:
-        only = _only_class(existing)
-        at = pc.index_in(owners, only["sample_id"].combine_chunks())
-        of_class = pc.coalesce(only["annotation_id"].combine_chunks().take(at), of_class)
-    by_actor = pc.binary_join_element_wise(
-        *([owners, "label", rows["label"].combine_chunks(), actor] if multi_label else [owners, "label", actor]), "/"
-    )
-    of_class = pc.if_else(actor.is_valid(), by_actor, of_class)
-    numbered = pc.binary_join_element_wise(owners, rows["external_id"].combine_chunks(), SCOPE)
-    ids = pc.coalesce(rows["annotation_id"].combine_chunks(), pc.if_else(is_class, of_class, numbered))
-    if not ids.null_count:
-        return ids
-    frame = rows.select(["sample_id", *VALUES]).to_pandas()
-    frame["annotation_id"] = ids.to_pandas()
-    return pa.array(region_ids(frame, existing, base)["annotation_id"], pa.string())
-
-
-def _only_class(existing: pa.Table) -> pa.Table:
-    """Samples with one class that counts and is no answer of an annotator that a source named: sample_id, annotation_id."""
-    counts = pc.and_(pc.equal(existing["kind"], "classification"), existing["role"].is_null())
-    named = pc.and_(pc.equal(existing["source"], "import"), existing["actor"].is_valid())
-    grouped = (
-        existing.filter(pc.and_(counts, pc.invert(named)))
-        .group_by("sample_id")
-        .aggregate([("annotation_id", "count"), ("annotation_id", "min")])
-        .rename_columns({"annotation_id_min": "annotation_id", "annotation_id_count": "n"})
-    )
-    return grouped.filter(pc.equal(grouped["n"], 1))
 
 
 def _place(finding: Finding) -> dict[str, str | None]:
