@@ -55,31 +55,24 @@ def with_media(
             kept.append(row | {"uri": row["sample_id"] or row["key"], "sha256": None, "media_type": None})
             continue
         if fact["error"]:
-            text = f"{fact['error']}; the sample is left out"
-            parsed.findings.append(Finding("ingest", "high", 0.0, text, uri=row["media"]))
-            parsed.rejected += 1
+            _leave_out(parsed, row, fact["error"])
             continue
-        size = (fact["width"], fact["height"])
-        stated = (row["width"], row["height"])
+        stated, size = (row["width"], row["height"]), (fact["width"], fact["height"])
         if None not in stated and stated != size:
             text = f"stated size {stated[0]} x {stated[1]}, but the file is {size[0]} x {size[1]}"
             parsed.findings.append(Finding("ingest", "medium", 0.3, text, uri=row["media"]))
         if strip and (fact["beside"] or fact["media_type"] in STRIPPED):
-            data = tree.read(row["media"])
             try:
-                plain = without_metadata(data)
+                plain = without_metadata(tree.read(row["media"]))
             except ImageError as error:
-                text = f"says its {fact['beside'] or 'metadata'} beside the pixels, and {error}; the sample is left out"
-                parsed.findings.append(Finding("ingest", "high", 0.0, text, uri=row["media"]))
-                parsed.rejected += 1
+                _leave_out(parsed, row, f"says its {fact['beside'] or 'metadata'} beside the pixels, and {error}")
                 continue
             fact |= {"sha256": sha256_hex(plain)}
             media.add(plain, sha256=fact["sha256"], path=row["media"])
         beside.update(fact["beside"].split(", ") if fact["beside"] else ())
         copied = copy or row["media"] in stored
         where = media_uri(fact["sha256"], row["media"]) if copied else media.relative(tree.uri(row["media"]))
-        names = ("sha256", "width", "height", "media_type")
-        kept.append(row | {"uri": where} | {name: fact[name] for name in names})
+        kept.append(row | {"uri": where} | {name: fact[name] for name in ("sha256", "width", "height", "media_type")})
     if beside:
         parsed.notes.append(_told_beside(beside, stripped=strip))
     if stored and not copy:
@@ -93,6 +86,11 @@ def with_media(
                 media.add(tree.read(row["media"]), sha256=row["sha256"], path=row["media"])
     schema = samples.schema.append(pa.field("uri", pa.string())).append(pa.field("sha256", pa.string()))
     return pa.Table.from_pylist(kept, schema=schema.append(pa.field("media_type", pa.string())))
+
+
+def _leave_out(parsed: Parsed, row: Mapping[str, Any], why: str) -> None:
+    parsed.findings.append(Finding("ingest", "high", 0.0, f"{why}; the sample is left out", uri=row["media"]))
+    parsed.rejected += 1
 
 
 def without_erased(rows: pa.Table, parsed: Parsed, tree: SourceTree, repository: Repository) -> pa.Table:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
 from datasetops.errors import DamagedError, DatasetOpsError, NotFoundError
-from datasetops.ledger import HINT, check_chain
+from datasetops.ledger import HINT, Entry, check_chain
 from datasetops.manifest.commit import FORMAT, Commit, get_object
 from datasetops.manifest.erasing import ERASED, SEGMENTS, erased_counts, replaced_objects
 from datasetops.manifest.repository import Repository, ref_of
@@ -20,6 +20,8 @@ from datasetops.records import canonical_json, sha256_hex
 from datasetops.signing import check_signatures, signature_of
 from datasetops.store.media import Media
 
+_Objects = dict[tuple[str, str, str], list[str]]  # folder, digest and suffix → versions
+_Segments = dict[tuple[str, SegmentInfo], list[str]]  # by table
 _NAMED = {
     "commits/": "what a version is made of",
     "schemas/": "a label schema",
@@ -70,36 +72,9 @@ def verify(
         damage += _check_files(repository)
         damage += _check_erasures(repository)
         damage += _check_signatures(repository)
-    wanted = None if versions is None else set(versions)
-    commits: dict[str, str] = {}
-    for entry in repository.ledger.backwards():
-        if entry.version is None or entry.commit is None:
-            continue
-        if wanted is not None and entry.version not in wanted:
-            continue
-        commits[entry.version] = entry.commit
-        key, data = ref_of(entry)
-        try:
-            if store.get(key) != data:
-                damage.append(Damage(key, "it does not agree with the ledger", f"the place of {entry.version}"))
-        except NotFoundError:
-            pass  # a crash left it out; it is made again from the ledger when needed
-
-    objects: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    segments: dict[tuple[str, SegmentInfo], list[str]] = defaultdict(list)
-    for name in sorted(commits, key=lambda name: int(name[1:])):
-        try:
-            data = get_object(store, "commits", commits[name])
-            commit = Commit.from_bytes(data)
-        except (DamagedError, ValueError) as error:
-            damage.append(Damage(f"commits/{commits[name]}.json", _first_line(error), f"what {name} is made of"))
-            continue
-        objects["schemas", commit.schema, "json"].append(name)
-        if commit.guide:
-            objects["guides", commit.guide, "md"].append(name)
-        for table, infos in commit.tables.items():
-            for info in infos:
-                segments[table, info].append(name)
+    commits = _commits(repository, None if versions is None else set(versions))
+    damage += _check_refs(repository, commits)
+    objects, segments = _parts(repository, commits, damage)
     for (folder, digest, suffix), users in objects.items():
         try:
             get_object(store, folder, digest, suffix)
@@ -112,8 +87,41 @@ def verify(
             held = f"{info.rows:,} rows of {table} in {_span(users)}"
             damage.append(Damage(segment_key(table, info.id), problem, held))
     if media:
-        damage += _check_media(repository, sorted(commits, key=lambda name: int(name[1:])), progress)
+        damage += _check_media(repository, list(commits), progress)
     return list({item.object: item for item in damage}.values())
+
+
+def _commits(repository: Repository, wanted: set[str] | None) -> dict[str, Entry]:
+    """The entry of each version that is to be checked, v1 first."""
+    made = [entry for entry in repository.ledger.backwards() if entry.version is not None and entry.commit is not None]
+    return {str(one.version): one for one in reversed(made) if wanted is None or one.version in wanted}
+
+
+def _check_refs(repository: Repository, commits: Mapping[str, Entry]) -> Iterator[Damage]:
+    for name, entry in commits.items():
+        key, data = ref_of(entry)
+        with suppress(NotFoundError):  # a crash left it out; it is made again from the ledger when needed
+            if repository.store.get(key) != data:
+                yield Damage(key, "it does not agree with the ledger", f"the place of {name}")
+
+
+def _parts(repository: Repository, commits: Mapping[str, Entry], damage: list[Damage]) -> tuple[_Objects, _Segments]:
+    """What the versions are made of, each with the versions that have it; adds commits that cannot be read to `damage`."""
+    objects: _Objects = defaultdict(list)
+    segments: _Segments = defaultdict(list)
+    for name, entry in commits.items():
+        try:
+            commit = Commit.from_bytes(get_object(repository.store, "commits", str(entry.commit)))
+        except (DamagedError, ValueError) as error:
+            damage.append(Damage(f"commits/{entry.commit}.json", _first_line(error), f"what {name} is made of"))
+            continue
+        objects["schemas", commit.schema, "json"].append(name)
+        if commit.guide:
+            objects["guides", commit.guide, "md"].append(name)
+        for table, infos in commit.tables.items():
+            for info in infos:
+                segments[table, info].append(name)
+    return objects, segments
 
 
 def _check_named_objects(repository: Repository, progress: Progress) -> Iterator[Damage]:
