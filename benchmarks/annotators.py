@@ -13,7 +13,6 @@ there are no images with them, hence no probabilities and no CROWDLAB.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import warnings
@@ -139,13 +138,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=1, help="runs of each contender, of which the quickest counts")
     parser.add_argument("--only", action="append", help="contenders to run; may be repeated")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.contender:
-        print(json.dumps(compete(options)))
-        return
+    options = contenders.options_of(parser, compete)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     names = [name for name in NAMES if not options.only or name in options.only]

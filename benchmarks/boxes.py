@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import tempfile
 import warnings
@@ -354,13 +353,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("speed", "accuracy"))
     parser.add_argument("--draws", type=int, default=10, help="of planted errors on coco_tiny; at most three elsewhere")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each contender, of which the quickest counts")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.contender:
-        print(json.dumps(compete(options)))
-        return
+    options = contenders.options_of(parser, compete)
     if not os.environ.get("DSOPS_TEST_DATA"):
         parser.error("DSOPS_TEST_DATA is not set: it names the folder with the real data sets")
     folder = Path(os.environ["DSOPS_TEST_DATA"])

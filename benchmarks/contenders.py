@@ -9,6 +9,7 @@ itself, without input and file pages.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -25,6 +26,18 @@ import numpy as np
 from ratios import record
 
 Row = dict[str, Any]
+
+
+def options_of(parser: argparse.ArgumentParser, compete: Callable[[argparse.Namespace], Any]) -> argparse.Namespace:
+    """The options, with those that every comparison has. A process that runs one contender prints its result and ends."""
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contender:
+        print(json.dumps(compete(options)))
+        sys.exit()
+    return options
 
 
 def measure(work: Callable[[], Mapping[str, Any]]) -> Row:

@@ -185,22 +185,19 @@ CONTENDERS = {
 }
 
 
+def compete(options: argparse.Namespace) -> contenders.Row:
+    for name in ("hotcoco", "datasetops.evaluation.report", "scipy.sparse"):
+        importlib.import_module(name)  # what starting Python costs is no part of the race
+    return contenders.measure(lambda: CONTENDERS[options.contender](options.folder))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5_000)
     parser.add_argument("--detections", type=int, default=100, help="of each image")
     parser.add_argument("--pycocotools", action="store_true", help="it too")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each contender, of which the quickest counts")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.contender:
-        importlib.import_module("hotcoco")  # what starting Python costs is no part of the race
-        importlib.import_module("datasetops.evaluation.report")
-        importlib.import_module("scipy.sparse")
-        print(json.dumps(contenders.measure(lambda: CONTENDERS[options.contender](options.folder))))
-        return
+    options = contenders.options_of(parser, compete)
     objects, found = scene(options.images, options.images * options.detections)
     with tempfile.TemporaryDirectory() as temporary:
         write_json(objects, found, options.images, Path(temporary))

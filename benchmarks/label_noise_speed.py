@@ -11,7 +11,6 @@ cleanlab's batched search has a filter of its own, near `low_self_confidence`; i
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import warnings
@@ -91,13 +90,7 @@ def main() -> None:
     parser.add_argument("--memory-map", action="store_true")
     parser.add_argument("--only", action="append", help="contenders to run; may be repeated")
     parser.add_argument("--temp", type=Path, help="where the data go, and are deleted from")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.contender:
-        print(json.dumps(compete(options)))
-        return
+    options = contenders.options_of(parser, compete)
     names = [*OURS, "cleanlab, n_jobs=1", "cleanlab, default n_jobs", "dsops, low_self_confidence", *BATCHES]
     names = [name for name in names if not options.only or name in options.only]
     needed = options.items * options.classes * 4

@@ -12,7 +12,6 @@ that it found, up to ties. Seconds hold building an index and searching it.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -128,13 +127,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=NAMES, help="contenders to run; may be repeated")
     parser.add_argument("--temp", type=Path, help="where the data go, and are deleted from")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.contender:
-        print(json.dumps(compete(options)))
-        return
+    options = contenders.options_of(parser, compete)
     names = options.only or NAMES
     with tempfile.TemporaryDirectory(dir=options.temp) as temporary:
         folder = Path(temporary)

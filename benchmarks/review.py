@@ -293,13 +293,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=1, help="runs of each contender, of which the quickest counts")
     parser.add_argument("--temp", type=Path, help="where the data go, and are deleted from")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--contender", choices=RUNNERS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.contender:
-        print(json.dumps(contenders.measure(lambda: RUNNERS[options.contender](options.folder))))
-        return
+    options = contenders.options_of(
+        parser, lambda options: contenders.measure(lambda: RUNNERS[options.contender](options.folder))
+    )
     with tempfile.TemporaryDirectory(dir=options.temp) as folder:
         write_data(Path(folder), options.findings, options.samples)
         rows = contenders.race(__file__, list(RUNNERS), ["--folder", folder], rounds=options.rounds)

@@ -16,7 +16,6 @@ radius (k-center), the mean squared distance of gradients (BADGE) or embeddings 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -136,13 +135,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="threads of every contender")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each contender, of which the quickest counts")
     parser.add_argument("--temp", type=Path, help="where the data go, and are deleted from")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.contender:
-        print(json.dumps(compete(options)))
-        return
+    options = contenders.options_of(parser, compete)
     names = [f"{task}, {name}" for task in options.only or SETTINGS for name in CONTENDERS]
     with tempfile.TemporaryDirectory(dir=options.temp) as temporary:
         folder = Path(temporary)
