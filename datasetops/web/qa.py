@@ -16,6 +16,7 @@ from datasetops.manifest import Repository, Version
 from datasetops.qa.plan import QaPlan, load_plan, plans
 from datasetops.qa.result import evaluate
 from datasetops.qa.verdicts import Verdict, from_answers, load_verdicts, take
+from datasetops.review.guide_pages import guide_pages
 from datasetops.schema import LabelSchema
 from datasetops.web.edits import class_name, stored_fields
 from datasetops.web.render import json_response, session_of
@@ -85,6 +86,7 @@ def question(desk: Desk, name: str, version: Version) -> dict[str, Any]:
         "kinds": list(schema.kinds),
         "multi_label": schema.multi_label,
         "question": _asked(schema),
+        "guide": guide_pages(version, [("", item.name) for item in used]),
     }
 
 

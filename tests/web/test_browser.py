@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -16,14 +17,16 @@ from pathlib import Path
 import pytest
 from browser_fixtures import Open, press, sent, shown, standing
 from playwright.sync_api import expect
-from review_site import Dataset, Serve
+from review_site import Dataset, Serve, audited, class_row, photo, sample
 
 from datasetops.audits.record import latest_audit
-from datasetops.manifest import Repository
+from datasetops.manifest import Change, Repository
 from datasetops.manifest.diff import diff
 from datasetops.qa.plan import load_plan, make_plan
 from datasetops.qa.verdicts import load_verdicts
+from datasetops.records import Finding
 from datasetops.review.apply import apply
+from datasetops.schema import load_guide, load_schema
 from datasetops.web.app import create_app
 from datasetops.web.users import Users
 
@@ -207,7 +210,7 @@ def test_two_reviewers_never_get_the_same_item(
 
 SERVER = """
 import sys, socket, uvicorn
-from datasetops.manifest import Repository
+from datasetops.manifest import Change, Repository
 from datasetops.web.app import create_app
 from datasetops.web.users import Users
 app = create_app(Repository.open(sys.argv[1]), None, Users.on_this_machine("ann"))
@@ -313,6 +316,45 @@ def test_enter_saves_the_boxes_of_a_blind_check(dataset: Dataset, serve: Serve, 
     page.keyboard.press("Enter")
     expect(page.locator("[data-done]")).to_have_text("1")
     assert len(load_verdicts(dataset.repository, load_plan(dataset.repository, plan.name))) == 1
+
+
+def test_a_digit_is_the_key_of_its_class_and_a_slip_is_answered_again(
+    tmp_path: Path, serve: Serve, sit_down: Open
+) -> None:
+    repository = Repository.init(tmp_path / "scans", load_schema("digits"), guide=load_guide("digits").text)
+    samples = [sample(repository, f"s{number}", photo(number, "PNG")) for number in range(12)]
+    rows = [class_row(f"s{number}", str(number % 10)) for number in range(12)]
+    version = repository.commit(Change(samples=samples, annotations=rows), message="scans").version
+    finding = Finding("label_noise", "high", 0.1, "labeled 3, looks like 5", "s3", given="3", suggested="5")
+    audited(repository, version, [finding])
+    make_plan(repository, version, pass_rate=0.5, size=8, second=0, seed="1")
+    site = serve(repository)
+    page = sit_down(site, f"/v/v1/review/{finding.finding_id}")
+    expect(page.locator("[data-class='7'] kbd")).to_have_text("7")
+    page.keyboard.press("7")
+    sent(page)
+    (decision,) = standing(repository)
+    assert decision.fix
+    assert decision.fix.put[0]["label"] == "7"
+
+    page = sit_down(site, "/v/v1/qa/q1")
+    page.get_by_text("The guide").click()
+    expect(page.locator("details.guides .guide")).to_have_count(10)
+    items = []
+    for done in range(2):
+        expect(page.locator("[data-done]")).to_have_text(str(done))
+        items.append(page.locator("#stage .picture").get_attribute("src").rsplit("/", 1)[1])  # type: ignore[union-attr]
+        page.keyboard.press("0" if done == 0 else "9")
+    expect(page.locator("[data-done]")).to_have_text("2")
+    page.keyboard.press("z")
+    expect(page.locator("#stage .picture")).to_have_attribute("src", re.compile(f"/{items[1]}$"))
+    page.keyboard.press(str(int(items[1][1:]) % 10))
+    expect(page.locator("#stage .picture")).not_to_have_attribute("src", re.compile(f"/{items[1]}$"))
+    expect(page.locator("[data-done]")).to_have_text("2")
+    said = {item.sample_id: item for item in load_verdicts(repository, load_plan(repository, "q1"))}
+    assert set(said) == set(items)
+    assert said[items[0]].verdict == ("right" if int(items[0][1:]) % 10 == 0 else "wrong")
+    assert said[items[1]].verdict == "right"
 
 
 def test_what_is_undone_is_shown_at_once(cifar: Repository, serve: Serve, sit_down: Open) -> None:

@@ -1,5 +1,6 @@
 // The decision bar: always in the same place, with the key on every button.
 import { el, key, swatch } from "./dom.js";
+import { keyOf, numbered } from "./keys.js";
 
 export const ACTIONS = [
   ["keep", "k", "Keep"],
@@ -66,8 +67,9 @@ export class Bar {
     this.chips.hidden = !item.classes.length;
     if (this.chips.dataset.classes !== listed) {
       this.chips.dataset.classes = listed;
-      this.chips.replaceChildren(...item.classes.slice(0, CHIPS).map((one, index) =>
-        el("button", { type: "button", "data-class": one.name, onclick: () => this.#class(one.name) }, key((index + 1) % 10), swatch(one.colour), el("span", {}, one.name))));
+      const numbers = numbered(item.classes);
+      this.chips.replaceChildren(...item.classes.slice(0, CHIPS).map((one) =>
+        el("button", { type: "button", "data-class": one.name, onclick: () => this.#class(one.name) }, key(keyOf(numbers, one)), swatch(one.colour), el("span", {}, one.name))));
       if (item.classes.length > CHIPS) this.chips.append(el("button", { type: "button", onclick: () => this.#press("label") }, `all ${item.classes.length} `, key("c")));
     }
     this.#mark(item.finding.given, item.finding.suggested, Boolean(this.lacking("label")));

@@ -2,7 +2,8 @@
 import { get, media, newId, Outbox, path, showWaiting } from "./api.js";
 import { chooseClass } from "./bar.js";
 import { data, el, key, say, swatch, toast } from "./dom.js";
-import { bindKeys } from "./keys.js";
+import { drawGuide } from "./guide.js";
+import { bindKeys, keyOf, numbered } from "./keys.js";
 import { Viewer } from "./viewer.js";
 
 const plan = data();
@@ -14,7 +15,9 @@ const several = regions || plan.multi_label;
 const colours = new Map(plan.classes.map((one) => [one.name, one.colour]));
 const fitting = (kind) => plan.classes.filter((one) => !one.kinds?.length || one.kinds.includes(kind));
 const classes = fitting(regions ? "box" : "classification");
+const numbers = numbered(classes);
 const chosen = new Set(); // of several classes of one image
+const answered = []; // items of this sitting, the newest last
 let item = plan;
 
 showWaiting(outbox);
@@ -29,9 +32,9 @@ function build() {
     ? "Choose a class, then drag a box around each object (Shift + Enter puts one in the middle). Nothing there? Save without boxes."
     : plan.multi_label ? "Choose every class that holds, then save." : "Choose with the mouse or by number; the next item comes at once.";
   const group = el("div", { class: "answers", role: "group", "aria-labelledby": "question" });
-  for (const [index, one] of classes.slice(0, 60).entries()) {
+  for (const one of classes.slice(0, 60)) {
     const button = el("button", { type: "button", "aria-pressed": several ? "false" : null, "data-class": one.name, onclick: () => choose(one.name) },
-      index < 10 ? key((index + 1) % 10) : null, swatch(one.colour), el("span", {}, one.name));
+      keyOf(numbers, one) && key(keyOf(numbers, one)), swatch(one.colour), el("span", {}, one.name));
     buttons.set(one.name, button);
     group.append(button);
   }
@@ -42,7 +45,8 @@ function build() {
   if (regions) actions.append(
     el("button", { type: "button", "data-action": "draw", "aria-pressed": "false", onclick: () => viewer.boxes.toggleDraw() }, "Draw", key("d")),
     el("button", { type: "button", onclick: () => viewer.boxes.delete() }, "Delete", key("Del")));
-  actions.append(el("button", { type: "button", "data-action": "unsure", onclick: () => send({ unsure: true }, "Unsure") }, "Unsure", key("u")));
+  actions.append(el("button", { type: "button", "data-action": "unsure", onclick: () => send({ unsure: true }, "Unsure") }, "Unsure", key("u")),
+    el("span", { class: "push" }), el("button", { type: "button", class: "undo", "data-action": "back", onclick: back }, "Answer the last again", key("z")));
   decide.append(actions);
 }
 
@@ -93,9 +97,17 @@ function save() {
 function send(answer, words) {
   if (!item.sample_id) return;
   const sample = item.sample_id;
+  answered.push(sample);
   item = { ...item, sample_id: null };
   outbox.put(`${address}/verdicts`, { decision_id: newId(), sample_id: sample, ...answer });
   toast(`Answered: ${words}`, { name: "decided", seconds: 3 });
+}
+// The answer that was given stands until another one is; both stay in the record.
+function back() {
+  const sample = answered.pop();
+  if (!sample) return void toast("Nothing was answered on this page yet", { name: "lacking", seconds: 3 });
+  show({ ...item, sample_id: sample });
+  toast("Answer this one again", { name: "decided", seconds: 5 });
 }
 async function next() {
   try {
@@ -125,11 +137,13 @@ bindKeys({
     return null;
   },
   digit: (event) => {
-    const one = classes[(Number(event.key) + 9) % 10];
+    const one = numbers.get(event.key);
     if (one) choose(one.name);
   },
   search: () => chooseClass(classes, (name) => (regions && viewer.boxes.selected ? viewer.boxes.name(name) : choose(name))),
   unsure: () => send({ unsure: true }, "Unsure"),
+  undo: back,
+  previous: back,
   enter: (event) => (regions && event.shiftKey ? viewer.boxes.drawInTheMiddle() : several ? save() : false),
   draw: () => regions && viewer.boxes.toggleDraw(),
   delete: () => viewer.boxes.delete(),
@@ -142,5 +156,6 @@ bindKeys({
 });
 document.addEventListener("keyup", (event) => event.key === " " && (viewer.panning = false));
 
+for (const place of document.querySelectorAll("[data-guide]")) drawGuide(place, plan.guide[place.dataset.guide].html);
 build();
 show(plan);

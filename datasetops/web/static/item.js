@@ -3,8 +3,9 @@ import { Ahead, openPage } from "./ahead.js";
 import { actor, api, get, media, newId, Outbox, path, showWaiting, version } from "./api.js";
 import { Bar } from "./bar.js";
 import { besides } from "./beside.js";
-import { data, el, harmless, say, toast } from "./dom.js";
-import { bindKeys, showKeys } from "./keys.js";
+import { data, el, say, toast } from "./dom.js";
+import { drawGuide } from "./guide.js";
+import { bindKeys, numbered, showKeys } from "./keys.js";
 import { showProgress, watch } from "./live.js";
 import { Viewer } from "./viewer.js";
 
@@ -69,16 +70,6 @@ function show(page, { push = true, back = false } = {}) {
   bar.show(item);
   say(item.finding.message);
   ahead.after(page.id);
-}
-
-// The definition is read at once, the rest on demand.
-function drawGuide(place, html) {
-  const text = harmless(html);
-  const definition = text.querySelector("p");
-  if (definition?.previousElementSibling?.tagName === "H3") definition.previousElementSibling.remove();
-  definition?.remove();
-  const rest = [...text.children].length ? el("details", {}, el("summary", {}, "What counts, and edge cases"), text) : null;
-  place.replaceChildren(...[definition, rest].filter(Boolean));
 }
 
 async function drawHistory(id) {
@@ -258,7 +249,7 @@ const editing = {
   cancel: stopEdit,
   search: () => bar.search((label) => viewer.boxes.name(label)),
   digit: (event) => {
-    const one = item.classes[(Number(event.key) + 9) % 10];
+    const one = numbered(item.classes).get(event.key);
     if (one) viewer.boxes.name(one.name);
   },
 };
@@ -284,7 +275,7 @@ bindKeys({
   relabel: () => decide("relabel"),
   unsure: () => decide("unsure"),
   digit: (event) => {
-    const one = item.classes[(Number(event.key) + 9) % 10];
+    const one = numbered(item.classes).get(event.key);
     if (one) decide("label", { label: one.name });
     else if (event.key === "0") viewer.fit();
   },

@@ -60,6 +60,16 @@ function turn(on) {
   }
 }
 
+// Number key → class, of the first ten: one that is called 7 has the 7, the others take what is free, 1 to 9, then 0.
+export function numbered(classes) {
+  const first = classes.slice(0, 10);
+  const named = new Map(first.filter((one) => /^[0-9]$/.test(one.name)).map((one) => [one.name, one]));
+  const free = [..."1234567890"].filter((digit) => !named.has(digit));
+  const others = first.filter((one) => !/^[0-9]$/.test(one.name)).map((one) => [free.shift(), one]);
+  return new Map([...named, ...others]);
+}
+export const keyOf = (numbers, one) => [...numbers].find(([, other]) => other === one)?.[0] ?? null;
+
 const typing = (target) => target.closest?.("input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable]");
 
 // handlers: name or key → function(event). A handler that returns false lets the browser go on.
