@@ -60,7 +60,9 @@ def audit(
     model: Annotated[str | None, typer.Option(help="builtin:NAME, hf:NAME[@REVISION] or local:DIR.")] = None,
     report: Annotated[
         Path | None,
-        typer.Option(help="Where to write the HTML report (default: VERSION-audit.html, replaced each time)."),
+        typer.Option(
+            help="Where to write the HTML report (default: VERSION-audit.html, or VERSION-CHECK.html of some checks)."
+        ),
     ] = None,
     fail_on: Annotated[str | None, typer.Option(help="Exit with status 3 on findings of low, medium or high.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same findings.")] = 0,
@@ -102,7 +104,8 @@ def audit(
 
     repository = session.repository
     chosen = repository.version(version)
-    out = report or Path(f"{chosen.name}-audit.html")
+    some = "audit" if not check else "-".join(check) if len(check) < 3 else f"{len(check)}-checks"
+    out = report or Path(f"{chosen.name}-{some}.html")
     if not out.parent.is_dir():
         raise NotFoundError(
             f"There is no folder {out.parent} to write the report to.", remedy="Make it, or name another."
@@ -254,6 +257,10 @@ def findings(
         return
     shown = rows.to_pylist() if session.as_json else rows.slice(0, 50).to_pylist()
     names = ("check", "sample_id", "score") if all_scores else ("finding_id", *_COLUMNS)
+    if not all_scores:
+        verdicts = {item.finding_id: item.verdict for item in decisions(session.repository)}
+        shown = [row | {"decided": verdicts.get(row["finding_id"])} for row in shown]
+        names = (*names, "decided") if any(row["decided"] for row in shown) else names
     lines = table(([_cell(name, row[name]) for name in names] for row in shown), header=names)
     if len(rows) > len(shown):
         lines.append(f"… {len(rows) - len(shown):,} more; --out FILE.csv writes them all")

@@ -74,6 +74,12 @@ def ingest(
     column: Annotated[
         list[str] | None, typer.Option(help="Tables: NAME=HEADING, e.g. path='Image Index'. May be repeated.")
     ] = None,
+    value: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="license=TEXT, origin= or consent=, of samples that have none yet. May be repeated."
+        ),
+    ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the repository.")] = False,
     strip: Annotated[
         bool, typer.Option("--strip", help="--copy: without EXIF, XMP, IPTC and comments, pixels bit for bit.")
@@ -138,8 +144,8 @@ def ingest(
     if origin is not None:
         if origin != "fiftyone":
             raise ValueError(f"--from: expected fiftyone; got {origin!r}")
-        if source is not None or format is not None or images is not None or column:
-            raise ValueError("--from fiftyone takes no SOURCE, no --format, no --images and no --column")
+        if source is not None or format is not None or images is not None or column or value:
+            raise ValueError("--from fiftyone takes no SOURCE, no --format, no --images, no --column and no --set")
         brought = from_fiftyone(session, plain, **there, **asked)
         if brought is not None:
             _tell_ingest(session, brought, "the dataset in FiftyOne")
@@ -148,24 +154,30 @@ def ingest(
         raise ValueError(f"{', '.join(given)}: only with --from fiftyone")
     if source is None:
         raise ValueError("SOURCE is missing: name a folder or file, or give --from fiftyone")
-    columns = {}
-    for item in column or []:
-        name, sign, heading = item.partition("=")
-        if not sign or not name or not heading:
-            raise ValueError(f"--column: expected NAME=HEADING; got {item!r}")
-        columns[name] = heading
     result = bring_in(
         session.repository,
         source,
         format=format,
         images=images,
-        columns=columns,
+        columns=_pairs("--column", "HEADING", column),
+        values=_pairs("--set", "TEXT", value),
         **plain,
         **asked,
         guard=sealed_split_guard(session.progress),
         progress=session.progress,
     )
     _tell_ingest(session, result, source)
+
+
+def _pairs(option: str, what: str, given: list[str] | None) -> dict[str, str]:
+    """NAME=… of an option that may be repeated, by name."""
+    pairs = {}
+    for item in given or []:
+        name, sign, text = item.partition("=")
+        if not sign or not name or not text:
+            raise ValueError(f"{option}: expected NAME={what}; got {item!r}")
+        pairs[name] = text
+    return pairs
 
 
 def _tell_ingest(session: Session, result: IngestResult, source: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,18 +32,34 @@ def demo(
 
     The digits are scans that come with scikit-learn; nothing is downloaded. Reviewers who know the truth stand in for people.
     """
+    from datasetops.errors import ConflictError
+
+    if folder.exists() and any(folder.iterdir()):
+        raise ConflictError(f"{folder} is not empty.", remedy="Name a new folder: dsops demo FOLDER")
+    with _removed_if_stopped(folder):
+        _show(session, folder, flip, seed, images)
+
+
+@contextmanager
+def _removed_if_stopped(folder: Path) -> Iterator[None]:
+    """So that the same command starts anew after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _show(session: Session, folder: Path, flip: float, seed: int, images: int) -> None:
     from datasetops.audits.report import write_report
     from datasetops.audits.run import audit
     from datasetops.cli.demo_data import ROUNDS, check_sample, flip_labels, review, write_digits
-    from datasetops.errors import ConflictError
     from datasetops.gate.policy import current_policy
     from datasetops.ingest import ingest
     from datasetops.manifest import Repository
     from datasetops.schema import load_guide, load_schema
     from datasetops.splits import assign_splits
 
-    if folder.exists() and any(folder.iterdir()):
-        raise ConflictError(f"{folder} is not empty.", remedy="Name a new folder: dsops demo FOLDER")
     photos = folder / "photos"
     count = write_digits(photos, images)
     session.say(
@@ -123,7 +142,7 @@ def _words(answer: dict[str, Any], folder: Path) -> list[str]:
         *lines,
         "",
         "Try next:",
-        f"  dsops -C {folder} findings {answer['version']} --check label_noise --budget 20",
+        f"  dsops -C {folder} findings {answer['version']} --check label_noise",
         f"  dsops -C {folder} diff {answer['version']} {answer['mended']}",
         f"  dsops -C {folder} blame {answer['mended']}",
         f'  dsops -C {folder} query "select label, count(*) as n from annotations group by label order by label"',  # noqa: S608

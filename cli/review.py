@@ -42,6 +42,12 @@ class _Group(Group):
             args = [_OPEN, *args]
         return super().parse_args(ctx, args)
 
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        rows = [option.get_help_record(ctx) for option in self.commands[_OPEN].get_params(ctx)]
+        with formatter.section("Options of dsops review VERSION"):
+            formatter.write_dl([row for row in rows if row is not None and "--help" not in row[0]])
+        super().format_epilog(ctx, formatter)
+
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(

@@ -156,15 +156,23 @@ def guide_set(
     """Make a guide part of the dataset, as a new version."""
     from datasetops.ledger import Event
     from datasetops.manifest import Change
-    from datasetops.schema import load_guide
+    from datasetops.schema import check_guide, load_guide
 
     repository = session.repository
+    found = load_guide(guide)
     event = Event("guide", repository.settings.actor, parameters={"source": guide})
     result = repository.commit(
-        Change(guide=load_guide(guide).text), message=f"Set the labeling guide {guide}", event=event, branch=branch
+        Change(guide=found.text), message=f"Set the labeling guide {guide}", event=event, branch=branch
     )
-    answer = {"version": result.version.name, "changed": result.changed}
-    session.emit(answer, f"{result.version.name}: " + ("guide set" if result.changed else "it had this guide already"))
+    problems = check_guide(found, result.version.schema)
+    lines = [f"{result.version.name}: " + ("guide set" if result.changed else "it had this guide already")]
+    lines += [f"{guide}:{item.line}: {item.class_name} {item.message}" for item in problems]
+    answer = {
+        "version": result.version.name,
+        "changed": result.changed,
+        "problems": [asdict(item) for item in problems],
+    }
+    session.emit(answer, lines)
 
 
 def _resolve(session: Session, source: str) -> LabelSchema:

@@ -25,7 +25,7 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 _ROUNDING: Final = 0.05  # pixels by which a box may leave its image: files hold one or two decimals
 _SLIGHT: Final = 0.5  # pixels up to which it is a matter of the tool that drew it
 _FAR: Final = 8.0  # robust deviations from the median beyond which a number is taken for a slip
-_MOSTLY_LABELED: Final = 0.5  # share of the samples with a label from which one without is an oversight
+_MOSTLY_LABELED: Final = 0.8  # share of the samples with a label from which one without is an oversight
 _CORNERS: Final = ("x1", "y1", "x2", "y2")
 _MOSTLY: Final = 0.95  # share of a metadata key's values that are numbers for it to be judged as a number
 
@@ -187,7 +187,7 @@ def sample_faults(samples: pd.DataFrame, rows: pd.DataFrame, schema: LabelSchema
     if "classification" in schema.kinds and not schema.multi_label:
         labels = rows[rows["kind"] == "classification"]
         count = samples["sample_id"].map(labels["sample_id"].value_counts()).fillna(0).to_numpy()
-        # Where most samples have no label yet, they are waiting to be labeled.
+        # Where more have no label yet, they are waiting to be labeled.
         if (count > 0).mean() >= _MOSTLY_LABELED:
             yield Fault(count == 0, "medium", 0.3, "it has no class label")
         # Labels of several people are theirs to agree on; one source gives one label.

@@ -364,7 +364,7 @@ def _named_rights(case: Case, column: str, rule: RightsRule | None) -> RuleResul
     if len(refused):
         told.append(f"{len(refused):,} have one that is not allowed: {_some(pc.unique(refused[column]))}")
     evidence = {"missing": len(missing), "refused": len(refused)}
-    remedy = f"Ingest them with a column {column}, or dsops remove them."
+    remedy = f"Ingest them again with a column {column}, or with --set {column}=TEXT, or dsops remove them."
     return RuleResult(
         column, not told, "; ".join(told) or f"every sample has one: {_some(pc.unique(rows[column]))}", remedy, evidence
     )

@@ -1,5 +1,5 @@
 """Bring images and labels into a repository; the same source again changes nothing."""
 
-from datasetops.ingest.run import IngestResult, ingest
+from datasetops.ingest.run import STATED, IngestResult, ingest
 
-__all__ = ["IngestResult", "ingest"]
+__all__ = ["STATED", "IngestResult", "ingest"]

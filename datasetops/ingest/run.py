@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datasetops.errors import FormatError, RejectedError
 from datasetops.formats import detect_format, load_format
@@ -31,6 +32,7 @@ from datasetops.store.source_dvc import dvc_records
 from datasetops.store.tree import SourceTree
 
 _LISTED: Final = 100  # rejected rows in the answer as JSON
+STATED: Final = ("license", "origin", "consent")  # columns that may be said of all samples of a source
 _SEVERAL: Final = {"classification": "classes", "box": "boxes", "polygon": "polygons", "mask": "masks", "text": "texts"}
 _OPS: Final = {"inserted": "added", "updated": "changed", "deleted": "removed"}
 Guard = Callable[[Repository, Version, pa.Table], None]  # (repository, newest version, samples to put)
@@ -97,6 +99,7 @@ def ingest(
     images: str | None = None,
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
+    values: Mapping[str, str] | None = None,
     copy: bool = False,
     strip: bool = False,
     strict: bool = False,
@@ -124,12 +127,15 @@ def ingest(
     `guard` may refuse samples that are about to be added, by raising (see audits.sealed). A source that is no folder is a
     tree of its own, with the format that reads it.
 
-    `images` is where media paths are looked up, if not in the source; `copy` takes the files into the store, with
-    `strip` without what they say beside their pixels (embedded.without_metadata). Faulty
-    rows become findings and are left out; with `strict` any of them refuses the whole (RejectedError).
+    `values` say license, origin or consent of all samples of which nothing says it yet. `images` is where media paths are
+    looked up, if not in the source; `copy` takes the files into the store, with `strip` without what they say beside their
+    pixels (embedded.without_metadata). Faulty rows become findings and are left out; with `strict` any of them refuses the
+    whole (RejectedError).
     """
     if strip and not copy:
         raise ValueError("strip: files that stay where they are stay as they are; it goes with copy")
+    if unknown := sorted({*(values or {})} - {*STATED}):
+        raise ValueError(f"values: there is no {unknown[0]!r} to set; there are {', '.join(STATED)}")
     hub = fetched_set(str(source), repository.cache) if format == "hf" and is_hub_name(str(source)) else None
     tree = hub.tree if hub else open_source(source) if isinstance(source, str | Path) else source
     source = source if isinstance(source, str | Path) else tree.url
@@ -153,6 +159,12 @@ def ingest(
     if not take_erased:
         rows = without_erased(rows, parsed, image_tree, repository)
     samples = identified_samples(rows, parsed, head)
+    for name, value in (values or {}).items():
+        there = len(samples) - samples[name].null_count - (pc.sum(pc.equal(samples[name], value)).as_py() or 0)
+        parsed.notes += [f"{there:,} samples have another {name} already, which stays; a table corrects it"] * bool(
+            there
+        )
+        samples = samples.set_column(samples.column_names.index(name), name, pc.fill_null(samples[name], value))
     address = tree.url if tree.single_file is None else tree.uri(tree.single_file)
     address = hub.address if hub else address
     again = head is not None and head.state("samples").contains(samples["sample_id"].combine_chunks()).any()

@@ -134,7 +134,11 @@ def test_findings_are_told_with_their_ids_and_counted(filled: Run, tmp_path: Pat
     assert filled("ingest", "set/photos", "--quiet").exit_code == 0
     assert filled("audit", "--check", "exact_duplicate", "--quiet").exit_code == 0
     first = filled("findings").stdout.splitlines()[1].split()[0]
+    assert "decided" not in filled("findings").stdout
     assert "1 decision kept: 1 fine." in filled("decide", "v2", first, "--verdict", "fine").stdout
+    shown = filled("findings").stdout.splitlines()
+    assert shown[0].split()[-1] == "decided"
+    assert [line.split()[-1] for line in shown[1:] if line.startswith(first)] == ["fine"]
     assert (
         "1 finding to review, less than a minute; 1 true error to expect" in filled("findings", "--budget", "1").stderr
     )
@@ -146,7 +150,7 @@ def test_findings_are_those_of_the_newest_audit_of_each_check(filled: Run, tmp_p
     assert filled("ingest", "set/photos", "--quiet").exit_code == 0
     checks = ("--check", "exact_duplicate", "--check", "schema")
     first = answer(filled("audit", *checks, "--json", "--quiet"))
-    assert (first["reused"], first["report"]) == (False, str(tmp_path / "v2-audit.html"))  # type: ignore[index]
+    assert (first["reused"], first["report"]) == (False, str(tmp_path / "v2-exact_duplicate-schema.html"))  # type: ignore[index]
     assert filled("audit", "--check", "schema").exit_code == 0
     again = filled("audit", "--check", "schema")
     assert "--again" in again.stderr
@@ -165,6 +169,27 @@ def test_findings_are_those_of_the_newest_audit_of_each_check(filled: Run, tmp_p
         assert refused.exit_code == 1
         assert words in refused.output
     assert filled("findings", "--all-scores", "--label", "7").exit_code == 2
+
+
+def test_rights_are_said_of_a_whole_folder(filled: Run, tmp_path: Path) -> None:
+    (tmp_path / "rights.csv").write_text(
+        "sample_id,license\n"
+        + "".join(
+            f"{row['sample_id']},CC0-1.0\n"
+            for row in answer(filled("query", "select sample_id from samples limit 1", "--json"))  # type: ignore[union-attr]
+        )
+    )
+    assert filled("ingest", "rights.csv", "--quiet").exit_code == 0
+    made = answer(filled("ingest", "set/photos", "--set", "license=CC-BY-4.0", "--set", "origin=site 4", "--json"))
+    assert made["version"] == "v3"  # type: ignore[index]
+    asked = "select license, origin, count(*) as n from samples group by all order by n"
+    assert answer(filled("query", asked, "--json")) == [
+        {"license": "CC0-1.0", "origin": "site 4", "n": 1},
+        {"license": "CC-BY-4.0", "origin": "site 4", "n": 19},
+    ]
+    wrong = filled("ingest", "set/photos", "--set", "licence=CC-BY-4.0")
+    assert (wrong.exit_code, "there are license, origin, consent" in wrong.stderr) == (2, True)
+    assert filled("ingest", "set/photos", "--set", "license").exit_code == 2
 
 
 def test_a_split_tells_what_was_asked_and_what_came_out(filled: Run) -> None:
@@ -280,7 +305,10 @@ def test_schema_and_guide_commands(filled: Run, tmp_path: Path) -> None:
     assert "Edge cases" in filled("guide", "show", "7").stdout
     (tmp_path / "guide.md").write_text("# Digits\n\n## 7\n\n### Definition\n\nA seven.\n")
     assert filled("guide", "check", "guide.md").exit_code == 3
-    assert filled("guide", "set", "guide.md").exit_code == 0
+    told = filled("guide", "set", "guide.md")
+    assert told.exit_code == 0
+    assert "v2: guide set" in told.stdout
+    assert "guide.md:7: 8 has no section" in told.stdout
     (tmp_path / "step.yaml").write_text(
         "steps:\n  - rename: {from: '7', to: seven}\n  - split: {from: '1', to: [{name: bare}, {name: serif}]}\n"
     )

@@ -66,9 +66,12 @@ function bindForm(form) {
   });
 }
 
+// Filters in the address, as pairs of name and value.
+const filtered = () => [...new URLSearchParams(location.search)].filter(([name]) => !["view", "page", "decided"].includes(name));
+
 function drawActive() {
   const place = document.getElementById("active");
-  const parameters = [...new URLSearchParams(location.search)].filter(([name]) => !["view", "page", "decided"].includes(name));
+  const parameters = filtered();
   place.hidden = !parameters.length;
   place.replaceChildren(...parameters.map(([name, value]) =>
     el("button", { type: "button", "aria-label": `Remove the filter ${name} ${value}`, onclick: () => {
@@ -93,7 +96,7 @@ async function drawState() {
   if (agreement) words.push(`Reviewers agree on ${agreement.agree} of ${agreement.items}.`);
   const place = document.getElementById("state");
   place.replaceChildren(
-    left ? `About ${Math.round(left.estimate).toLocaleString("en")} errors left${sure}. ` : "",
+    left ? `About ${Math.round(left.estimate).toLocaleString("en")} errors left${filtered().length ? " in the whole queue" : ""}${sure}. ` : "",
     el("span", { class: "basis" }, left && !left.bound ? `${left.basis} ` : ""),
     words.join(" "));
   if (left?.basis) place.title = left.basis;
