@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from datasetops.qa.result import QaResult
 
 PlanName = Annotated[str, typer.Argument(metavar="PLAN", help="q1, q2, …; a version stands for its newest plan.")]
+
+_OF_LABELS: Final = ("findings", "leakage", "guide", "migrations_finished")  # rules whose remedy may change labels
 
 
 def register(app: typer.Typer) -> None:
@@ -101,8 +103,14 @@ def plan(
         for r in curve[:: max(1, len(curve) // 12)]
     ]
     header = ("truly wrong", "accepted", "rejected", "inconclusive", "checks")
-    lines = [*explain_plan(made), "", *table(rows, header=header)]
-    session.emit(answer, [*lines, "", f"Next: dsops qa push {made.name}"])
+    lines = [*explain_plan(made), "", *table(rows, header=header), ""]
+    if unmet := _to_be_mended_first(repository, made):
+        lines += [
+            f"The policy asks {made.version} for more: {', '.join(unmet)} (see dsops accept {made.version} --dry-run). Where "
+            "that takes other labels or another guide, mend it first: a plan is about the labels and the guide as they are.",
+            "",
+        ]
+    session.emit(answer | {"unmet": unmet}, [*lines, f"Next: dsops qa push {made.name}"])
 
 
 def push(
@@ -257,6 +265,16 @@ def list_plans(session: Session) -> None:
             }
         )
     session.emit(rows, table((row.values() for row in rows), header=list(rows[0]) if rows else ()) or "No plan yet.")
+
+
+def _to_be_mended_first(repository: Repository, plan: QaPlan) -> list[str]:
+    """Rules of the policy that the version does not pass now and that may take other labels, images or another guide."""
+    from datasetops.gate.policy import current_policy
+    from datasetops.gate.rules import RULES, Case
+
+    policy = current_policy(repository)
+    case = Case(repository, repository.version(plan.version), policy, repository.settings.actor)
+    return [name for name in _OF_LABELS if name in policy.rules and not RULES[name](case).passed]
 
 
 def _resolve(repository: Repository, name: str) -> str:

@@ -21,7 +21,7 @@ from datasetops.gate.status import last_accepted, since
 from datasetops.manifest import Repository, Version
 from datasetops.manifest.diff import changed_in_splits
 from datasetops.preannotate.auto_accept import LEAST_CONFIDENCE, auto_accepted, condition, covered
-from datasetops.qa.plan import QaPlan, plans, redraw
+from datasetops.qa.plan import QaPlan, plans, plans_about, redraw
 from datasetops.qa.review import current_result
 from datasetops.qa.verdicts import load_verdicts
 from datasetops.records import SEVERITIES
@@ -79,11 +79,11 @@ def qa(case: Case) -> RuleResult:
     rule = case.policy.qa
     if rule is None:
         return RuleResult("qa", True, "not asked for")
-    mine = [plan for plan in plans(case.repository) if plan.commit == case.version.digest]
+    mine = plans_about(case.repository, case.version)
     reviewed = [plan for plan in mine if load_verdicts(case.repository, plan)]
     if not mine:
         remedy = f"Plan and review a sample: dsops qa plan {case.version.name}"
-        return RuleResult("qa", False, "no QA plan of this version has been made", remedy)
+        return RuleResult("qa", False, "no QA plan of these images and labels has been made", remedy)
     plan = (reviewed or mine)[-1]  # the newest word counts
     found = current_result(case.repository, plan)
     evidence = {"plan": plan.name, "verdict": found.verdict, "checked": found.checked, "wrong": found.wrong}
@@ -106,6 +106,8 @@ def qa(case: Case) -> RuleResult:
     told = f"at most {found.high:.2%} is wrong with {plan.confidence:.0%} confidence"
     drawn = f"; {len(mine)} plans drawn, {len(reviewed)} reviewed" if len(mine) > 1 else ""
     told += f" ({plan.name}: {found.wrong} of {found.checked} wrong{drawn})"
+    if plan.commit != case.version.digest:
+        told += f", found out of {plan.version}, which has the same images and labels"
     return RuleResult("qa", True, told, evidence=evidence)
 
 

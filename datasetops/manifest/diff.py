@@ -157,6 +157,23 @@ def changed_keys(old: TableState, new: TableState) -> pa.Array:
     return pa.concat_arrays([found.added, found.removed, found.changed])
 
 
+def same_to_reviewers(old: Version, new: Version) -> bool:
+    """Whether two versions have the same images with the same annotations, under the same schema and guide.
+
+    Rights, splits and metadata may differ: what was found out about the labels of one holds for the other.
+    """
+    if (old.commit.schema, old.commit.guide) != (new.commit.schema, new.commit.guide):
+        return False
+    if old.commit.counts != new.commit.counts or len(changed_keys(old.state("annotations"), new.state("annotations"))):
+        return False
+    samples = diff_tables(old.state("samples"), new.state("samples"))
+    if len(samples.added) or len(samples.removed):
+        return False
+    columns = ["sample_id", "sha256", "uri"]
+    before, after = (version.state("samples").rows(samples.changed, columns) for version in (old, new))
+    return bool(pc.coalesce(before["sha256"], before["uri"]).equals(pc.coalesce(after["sha256"], after["uri"])))
+
+
 def _net(state: TableState, shared: int) -> pa.Table:
     """Key, salt and operation of the rows above the shared segments; all live rows where nothing is shared."""
     if shared == 0:

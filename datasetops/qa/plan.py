@@ -10,6 +10,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from datasetops.audits.sets.coverage import slice_values
 from datasetops.errors import NotFoundError, did_you_mean
 from datasetops.ledger import Event
 from datasetops.manifest import Repository, Version
+from datasetops.manifest.diff import same_to_reviewers
 from datasetops.records import SAMPLES, canonical_json, sha256_hex
 from datasetops.store.numbered import Numbered
 
@@ -220,12 +222,24 @@ def _note_left_behind(repository: Repository) -> None:
             _note(repository, plan, seeds[plan.seed])
 
 
+def plans_about(repository: Repository, version: Version) -> list[QaPlan]:
+    """Plans of a version, oldest first, and of others that have the same images and labels, under the same schema and guide."""
+    same = {version.digest: True}
+    found = []
+    for plan in plans(repository):
+        if plan.commit not in same:
+            same[plan.commit] = same_to_reviewers(repository.version(plan.version), version)
+        if same[plan.commit]:
+            found.append(plan)
+    return found
+
+
 def load_plan(repository: Repository, name: str) -> QaPlan:
-    """A plan by its name, or the newest plan of a version. Raises NotFoundError that lists what there is."""
-    if name not in plan_names(repository) and (
-        of_version := [plan for plan in plans(repository) if plan.version == name]
-    ):
-        return of_version[-1]
+    """A plan by its name, or the newest plan about a version. Raises NotFoundError that lists what there is."""
+    if name not in plan_names(repository):
+        with suppress(NotFoundError):
+            if of_version := plans_about(repository, repository.version(name)):
+                return of_version[-1]
     return QaPlan.from_bytes(_PLANS.read(repository.store, name))
 
 

@@ -21,7 +21,7 @@ from datasetops.gate.status import DRAFT, Status, statuses
 from datasetops.ledger import Entry
 from datasetops.manifest import Repository, Version
 from datasetops.plugins import load_plugin
-from datasetops.qa.plan import QaPlan, plans
+from datasetops.qa.plan import QaPlan, plans, plans_about
 from datasetops.qa.result import evaluate as judge
 from datasetops.qa.verdicts import load_verdicts
 from datasetops.qa.words import explain_result
@@ -239,10 +239,11 @@ def _applied(entry: Entry) -> dict[str, Any]:
 def _qa(repository: Repository, version: Version) -> dict[str, Any]:
     """The newest plans of all versions; this version's with what they prove, in words."""
     every = list(plans(repository))
-    mine = [plan for plan in every if plan.commit == version.digest]
-    others = [plan for plan in every if plan.commit != version.digest]
+    mine = plans_about(repository, version)
+    own = {plan.name for plan in mine}
+    others = [plan for plan in every if plan.name not in own]
     shown = [*reversed(mine[-_PLANS:]), *reversed(others[-_PLANS:])]
-    rows = [_plan(repository, plan, own=plan.commit == version.digest) for plan in shown]
+    rows = [_plan(repository, plan, own=plan.name in own) for plan in shown]
     return {"rows": rows, "own": len(mine), "total": len(every)}
 
 

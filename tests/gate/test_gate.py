@@ -92,6 +92,21 @@ def test_qa_asks_for_an_accepted_plan_of_this_version(full: Repository, judge: C
     assert "no QA plan" in judge("qa", {}).message
 
 
+def test_a_plan_holds_for_the_same_images_and_labels_only(full: Repository, judge: Callable[..., RuleResult]) -> None:
+    review(full)
+    rows = full.version().samples().astype(object).to_dict("records")
+    change(full, samples=[{"sample_id": row["sample_id"], "uri": row["uri"], "license": "CC0-1.0"} for row in rows])
+    found = judge("qa", {})
+    assert found.passed, found
+    assert "found out of v1, which has the same images and labels" in found.message
+    assert load_plan(full, "v2").name == "q1"
+    change(full, guide="# Another guide")
+    assert "no QA plan of these images and labels" in judge("qa", {}).message
+    full.commit(Change(guide=full.version("v2").guide or ""), message="back")
+    change(full, annotations=[{**label(0), "label": "dog"}])
+    assert "no QA plan of these images and labels" in judge("qa", {}).message
+
+
 def test_a_plan_whose_items_were_picked_is_refused(full: Repository, judge: Callable[..., RuleResult]) -> None:
     make_plan(full, full.version(), second=0, stages=1)
     key = "qa/plans/q1.json"

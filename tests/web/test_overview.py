@@ -212,7 +212,7 @@ def test_the_gate_says_what_is_missing(repository: Repository) -> None:
     assert not gate["rules"][0]["passed"]
     text = words(page(repository, version))
     assert "What stands against acceptance" in text
-    assert "no QA plan of this version has been made" in text
+    assert "no QA plan of these images and labels has been made" in text
     policy = load_policy("default")
     over = {rule["rule"]: "known" for rule in gate["rules"] if not rule["passed"]}
     assert accept(repository, version, policy, override=over).accepted
