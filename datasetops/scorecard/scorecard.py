@@ -192,6 +192,8 @@ class _Maker:
         index = self.history.coverage_index(version)
         if index is not None:
             found["coverage_index"] = Cell(index)
+        elif not version.schema.slices:
+            found["coverage_index"] = Cell(note="the schema names no slices", fill="")
         return found
 
     def _of_model(self, model: ModelRecord, version: Version) -> dict[str, Cell]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -29,3 +33,17 @@ def test_wrong_labels_are_found_mended_and_the_rest_is_proved(tmp_path: Path) ->
     for words in (["verify", "--all"], ["policy", "check", answer["mended"]], ["blame", answer["mended"]]):
         shown = run.invoke(app, [*words, "-C", str(tmp_path / "demo"), "--quiet"])
         assert shown.exit_code == 0, shown.output
+
+
+def test_a_demo_that_is_stopped_leaves_nothing_in_its_way(tmp_path: Path) -> None:
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom datasetops.cli.main import main\n"
+    code += "import sys; sys.argv = ['dsops', 'demo', 'demo']; main()"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "demo" / "dsops.toml").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "run the same command again" in said
+    assert not (tmp_path / "demo").exists()
