@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, counted, table
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -245,15 +245,15 @@ def findings(
         work = worklist(rows, decisions(session.repository), budget)
         rows = work.findings
         session.say(
-            f"{_count(len(rows), 'finding')} to review, {_time(work.minutes)}; "
-            f"{_count(round(work.expected_errors), 'true error')} to expect "
-            f"(from {_count(work.decisions, 'decision')} so far; dsops decide records more)."
+            f"{counted(len(rows), 'finding')} to review, {_time(work.minutes)}; "
+            f"{counted(round(work.expected_errors), 'true error')} to expect "
+            f"(from {counted(work.decisions, 'decision')} so far; dsops decide records more)."
         )
     rows = rows.slice(0, budget)
     if out or format:
         write_table(rows, out, format)
         if out:
-            session.say(f"Wrote {_count(len(rows), 'row')} to {out}")
+            session.say(f"Wrote {counted(len(rows), 'row')} to {out}")
         return
     shown = rows.to_pylist() if session.as_json else rows.slice(0, 50).to_pylist()
     names = ("check", "sample_id", "score") if all_scores else ("finding_id", *_COLUMNS)
@@ -297,7 +297,7 @@ def decide(
     counts = {name: sum(item.verdict == name for item in made) for name in ("error", "fine", "unsure")}
     told = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     session.emit(
-        {"decisions": len(made)} | counts, f"{_count(len(made), 'decision')} kept{f': {told}' if told else ''}."
+        {"decisions": len(made)} | counts, f"{counted(len(made), 'decision')} kept{f': {told}' if told else ''}."
     )
 
 
@@ -321,12 +321,8 @@ def _cell(name: str, value: Any) -> Any:
     return round(value, 3) if name == "score" else value[:_ID_SHOWN] if name == "finding_id" else value
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _time(minutes: float) -> str:
-    return "less than a minute" if minutes < 1 else f"about {_count(round(minutes), 'minute')}"
+    return "less than a minute" if minutes < 1 else f"about {counted(round(minutes), 'minute')}"
 
 
 def _check_filters(version: Any, record: Any, checks: list[str], split: str | None, label: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from datasetops.cli.fiftyone import from_fiftyone, to_fiftyone
-from datasetops.cli.session import Session, command, table
+from datasetops.cli.session import Session, command, counted, table
 from datasetops.cli.versions import Branch, VersionName
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _tell_ingest(session: Session, result: IngestResult, source: str) -> None:
         )
     if len(result.findings) > 10:
         lines.append(
-            f"{len(result.findings):,} findings in all; see them with: "
+            f"{counted(len(result.findings), 'finding')} in all; see them with: "
             f"dsops findings {result.version.name} --check ingest"
         )
     if result.rejected:
@@ -234,7 +234,7 @@ def split(
         repository = session.repository
         pairs, unreadable = find(repository, repository.version(branch), progress=session.progress)
         if unreadable:
-            session.say(f"note: {unreadable:,} images cannot be read; what they look like is not known.")
+            session.say(f"note: {counted(unreadable, 'image')} cannot be read; what they look like is not known.")
     result = assign_splits(
         session.repository, shares, seed=seed, seal=tuple(seal or ()), branch=branch, message=message, pairs=pairs
     )
@@ -263,10 +263,11 @@ def _shares(result: SplitResult, shares: dict[str, float]) -> list[str]:
     if any(abs(result.placed.get(name, 0) - share * total) >= 1 for name, share in shares.items()):
         lines += [
             "Shares are met on average: each group or image goes by a hash of its name, so that later ones move nothing.",
-            f"Groups and copies stay together: {total:,} samples in {result.units:,} units, the largest of {result.largest:,}.",
+            f"Groups and copies stay together: {counted(total, 'sample')} in {result.units:,} units, "
+            f"the largest of {result.largest:,}.",
         ]
     if result.followed:
-        lines.append(f"{result.followed:,} samples went where others that they go with were already.")
+        lines.append(f"{counted(result.followed, 'sample')} went where others that they go with were already.")
     return lines
 
 
@@ -301,7 +302,9 @@ def remove(
     )
     gone = result.counts["samples"]["deleted"] if result.changed else 0
     answer = {"version": result.version.name, "changed": result.changed, "removed": gone}
-    session.emit(answer, f"{result.version.name}: {gone:,} samples removed" + ("" if gone else "; there were none"))
+    session.emit(
+        answer, f"{result.version.name}: {counted(gone, 'sample')} removed" + ("" if gone else "; there were none")
+    )
 
 
 def export(
@@ -365,7 +368,9 @@ def export(
         progress=session.progress,
     )
     lines = overridden(rights)
-    lines.append(f"{result.version}: wrote {result.samples:,} samples and {result.annotations:,} annotations to {out}")
+    lines.append(
+        f"{result.version}: wrote {counted(result.samples, 'sample')} and {counted(result.annotations, 'annotation')} to {out}"
+    )
     session.emit(asdict(result), [*lines, *_beside(result), *(f"not kept by {form}: {text}" for text in result.lost)])
 
 
@@ -402,6 +407,8 @@ def checkout(
     rights = clear_for_export(repository, found, reason=override_rights)
     result = write(repository, found, out, rights=rights, progress=session.progress)
     lines = overridden(rights)
-    lines += [f"{result.version}: {result.samples:,} samples and {result.annotations:,} annotations in {out}"]
+    lines += [
+        f"{result.version}: {counted(result.samples, 'sample')} and {counted(result.annotations, 'annotation')} in {out}"
+    ]
     lines += [*_beside(result), *(f"missing: {text}" for text in result.missing[:10])]
     session.emit(asdict(result), lines)

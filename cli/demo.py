@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datasetops.cli.session import Session, command
+from datasetops.cli.session import Session, command, counted
 
 if TYPE_CHECKING:
     from datasetops.gate.policy import Policy
@@ -69,9 +69,11 @@ def _show(session: Session, folder: Path, flip: float, seed: int, images: int) -
     first = ingest(repository, str(photos / "scans.csv"), progress=session.progress)
     truth = {row["sample_id"]: row["label"] for row in first.version.labels().to_pylist()}
     assign_splits(repository, {"train": 0.8, "test": 0.2})
-    session.say(f"2. Ingested them: {first.samples:,} samples, {first.annotations:,} labels, in splits.")
+    session.say(
+        f"2. Ingested them: {counted(first.samples, 'sample')}, {counted(first.annotations, 'label')}, in splits."
+    )
     version, wrong = flip_labels(repository, flip, seed)
-    session.say(f"3. Made {len(wrong):,} labels ({flip:.0%}, seed {seed}) wrong on purpose: {version.name}.")
+    session.say(f"3. Made {counted(len(wrong), 'label')} ({flip:.0%}, seed {seed}) wrong on purpose: {version.name}.")
     session.say(f"4. Auditing {version.name}; a model that never saw an image's own label judges it …")
     record = audit(repository, version, progress=session.progress)
     report = (folder / f"{version.name}-audit.html").absolute()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from datasetops.cli.session import Session, command, table
+from datasetops.cli.session import Session, command, counted, table
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ def erase(
 
 def _lines(done: Erasure) -> list[str]:
     what = "were erased" if done.done else "would be erased (nothing was changed; --yes erases)"
-    lines = [f"{done.samples:,} samples and {done.annotations:,} annotations {what}."]
+    lines = [f"{counted(done.samples, 'sample')} and {counted(done.annotations, 'annotation')} {what}."]
     rows = [(name, f"{count:,}") for name, count in done.rows.items()]
     lines += table(rows, header=("table", "rows in all versions"))
     if done.versions:
-        lines.append(f"Held by {len(done.versions):,} versions: {done.versions[0]} to {done.versions[-1]}.")
+        lines.append(f"Held by {counted(len(done.versions), 'version')}: {done.versions[0]} to {done.versions[-1]}.")
     if done.images:
         lines.append(f"{done.images:,} images copied into the store go, too: they belong to nothing else.")
     if done.shared:

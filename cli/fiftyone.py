@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from datasetops.cli.session import Session, command
+from datasetops.cli.session import Session, command, counted
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def to_fiftyone(
         session.say(f"note: {note}")
     lines = [
         *overridden(rights),
-        f"{result.version}: {result.samples:,} samples and {result.labels:,} labels are in the dataset "
-        f"{result.dataset!r} of FiftyOne at {result.database}: {result.added:,} samples added, {result.updated:,} "
+        f"{result.version}: {counted(result.samples, 'sample')} and {result.labels:,} labels are in the dataset "
+        f"{result.dataset!r} of FiftyOne at {result.database}: {counted(result.added, 'sample')} added, {result.updated:,} "
         f"updated, {result.removed:,} removed",
     ]
     if quietly:
@@ -105,7 +105,7 @@ def to_fiftyone(
             session.say(line)
         return
     if result.views:
-        lines.append(f"{result.findings:,} findings; saved views: {', '.join(result.views)}")
+        lines.append(f"{counted(result.findings, 'finding')}; saved views: {', '.join(result.views)}")
     setting = f" --database {result.database}" if options["database"] else ""
     named = f" --name {shlex.quote(result.dataset)}" if options["name"] else ""
     if options["where"] is None:
@@ -182,7 +182,7 @@ def _told(result: FiftyOnePull, fine: bool) -> list[str]:
             f"  {item.key}: {_word(item.ours)} here, {_word(item.theirs)} there" for item in result.conflicts[:_SHOWN]
         ]
     if result.dealt_with:
-        told = ", ".join(f"{check} of {count:,} samples" for check, count in result.dealt_with.items())
+        told = ", ".join(f"{check} of {counted(count, 'sample')}" for check, count in result.dealt_with.items())
         lines.append(f"Tags of findings were taken away, so they are dealt with: {told}.")
         lines.append(
             f"{result.decided:,} findings were decided as fine."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datasetops.cli.session import CHECK_FAILED, Session, command, group, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, counted, group, table
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _rights_lines(report: RightsReport) -> list[str]:
     for one in report.versions:
         if one.first_expiry:
             lines.append(
-                f"{one.version}: {len(one.expiring):,} samples will expire within {report.within} days, the first on "
+                f"{one.version}: {counted(len(one.expiring), 'sample')} will expire within {report.within} days, the first on "
                 f"{one.first_expiry:%Y-%m-%d}."
             )
     if report.models:
@@ -180,7 +180,7 @@ def _rights_lines(report: RightsReport) -> list[str]:
         ]
         header = ("model", "trained on", "samples that break", "that will expire")
         lines += ["", "Models that learned from such samples:", *table(rows, header=header)]
-    looked = f"{sum(one.samples for one in report.versions):,} samples of {len(report.versions):,} versions"
+    looked = f"{counted(sum(one.samples for one in report.versions), 'sample')} of {counted(len(report.versions), 'version')}"
     lines += [
         "",
         f"Worked out from {looked} and {report.models_looked_at:,} models, by the policy {report.policy} "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from datasetops.cli.files import chosen_samples, read_chances
-from datasetops.cli.session import Session, command, group, table
+from datasetops.cli.session import Session, command, counted, group, table
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -132,12 +132,13 @@ def push(
         lost = write_files(repository, made, tool, out, progress=session.progress)
         answer = {"batch": made.name, "tasks": len(made.samples), "file": str(out), "lost": lost}
         session.emit(
-            answer, [*lost, f"Wrote {len(made.samples):,} tasks for {tool} to {out}.", _next_files(tool, target.name)]
+            answer,
+            [*lost, f"Wrote {counted(len(made.samples), 'task')} for {tool} to {out}.", _next_files(tool, target.name)],
         )
         return
     result = push_batch(repository, made, open_project(repository, target), images=images, progress=session.progress)
     lines = [
-        f"{result.created:,} tasks made, {result.existing:,} were there already (batch {result.batch}).",
+        f"{counted(result.created, 'task')} made, {result.existing:,} were there already (batch {result.batch}).",
         *([f"{result.removed:,} doubles of an interrupted push removed."] if result.removed else []),
         *([f"{result.renewed:,} addresses of images renewed."] if result.renewed else []),
         f"{result.with_predictions:,} of {result.tasks:,} start from annotations of {result.version}.",
@@ -169,7 +170,7 @@ def status(session: Session, project: ProjectName = None) -> None:
         )
         header = ("annotator", "done", "skipped", "median time", "agrees with gold", "of", "with pre-annotations")
         lines += ["", *table(rows, header=header)]
-    lines += ["", f"{found.url}; {found.not_pulled:,} tasks changed since the last pull."]
+    lines += ["", f"{found.url}; {counted(found.not_pulled, 'task')} changed since the last pull."]
     if found.finish:
         lines.append(
             f"At the pace of the last day of work it is finished at {found.finish[:16].replace('T', ' ')} UTC."
@@ -256,9 +257,13 @@ def watch(
 
 def _told(result: PullResult, conflicts: Path | None) -> list[str]:
     made = f"Made {result.version}" if result.version else "No new version"
-    lines = [f"{made}: {result.answers:,} answers, {result.skipped:,} skipped, {result.withdrawn:,} withdrawn."]
+    lines = [
+        f"{made}: {counted(result.answers, 'answer')}, {result.skipped:,} skipped, {result.withdrawn:,} withdrawn."
+    ]
     if result.annotations:
-        lines.append(", ".join(f"{count:,} annotations {what}" for what, count in result.annotations.items()) + ".")
+        lines.append(
+            ", ".join(f"{counted(count, 'annotation')} {what}" for what, count in result.annotations.items()) + "."
+        )
     if result.conflicts:
         first = result.conflicts[0]
         lines.append(

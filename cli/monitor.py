@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, counted, table
 
 if TYPE_CHECKING:
     from datasetops.monitor.monitor import Monitoring
@@ -78,7 +78,7 @@ def monitor(
 
 
 def _lines(found: Monitoring) -> Iterator[str]:
-    yield f"{found.model}: {found.samples:,} samples of {found.samples_of} against {found.against}."
+    yield f"{found.model}: {counted(found.samples, 'sample')} of {found.samples_of} against {found.against}."
     if found.images is not None:
         yield f"Images: the new one of a pair is told in {found.images.told_apart:.0%} (p = {found.images.p:.2g})."
     if found.confidence is not None:
@@ -94,7 +94,7 @@ def _lines(found: Monitoring) -> Iterator[str]:
         before = "" if told.before is None else f", {told.before:.4f} before"
         yield (
             f"Labeled since ({told.truth_from}): {told.metric} {told.value:.4f} ({told.low:.4f} to {told.high:.4f}) "
-            f"on {told.samples:,} samples{before}."
+            f"on {counted(told.samples, 'sample')}{before}."
         )
         if told.gap is not None:
             low, high = told.gap[1:]

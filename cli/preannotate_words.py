@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
-from datasetops.cli.session import table
+from datasetops.cli.session import counted, table
 from datasetops.preannotate.disagreement import PEOPLE
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ _PARTS: Final = 5  # classes and slices listed that are below the target
 def result_lines(made: PreannotateResult, newest: str, schema: LabelSchema, task: str | None) -> list[str]:
     """What was done, and the commands for what is left to people, the most useful first. `newest` is the version that
     was to be changed."""
-    head = f"{made.model.label}: {made.asked:,} samples asked about"
-    head += f", {made.computed:,} images computed, {made.known:,} known before."
+    head = f"{made.model.label}: {counted(made.asked, 'sample')} asked about"
+    head += f", {counted(made.computed, 'image')} computed, {made.known:,} known before."
     lines = [head]
     if made.promises is not None:
         lines += _promise_lines(made.promises)
@@ -152,7 +152,7 @@ _WORDS: Final = {"inserted": "new", "updated": "changed", "deleted": "removed"}
 
 def dry_lines(made: PreannotateResult) -> list[str]:
     """What a run would take."""
-    lines = [f"{made.model.label} would be asked about {made.asked:,} of {made.selected:,} samples."]
+    lines = [f"{made.model.label} would be asked about {made.asked:,} of {counted(made.selected, 'sample')}."]
     if made.known:
         lines.append(f"{made.known:,} images were predicted before.")
     if made.promises is not None:
@@ -175,7 +175,7 @@ def notes(made: PreannotateResult) -> list[str]:
     if names["unmapped"]:
         lines.append(f"Names of the model that count for no class: {_listed(names['unmapped'])}.")
     if made.labeled:
-        lines.append(f"People labeled {made.labeled:,} of the {made.selected:,} samples; theirs stay.")
+        lines.append(f"People labeled {made.labeled:,} of the {counted(made.selected, 'sample')}; theirs stay.")
     if made.without_image:
         lines.append(f"{made.without_image:,} of the samples have no image at hand and were left out.")
     if made.stayed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from datasetops.cli.gate import PolicyFile
-from datasetops.cli.session import CHECK_FAILED, Session, command, group, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, counted, group, table
 
 if TYPE_CHECKING:
     from datasetops.promotion.export import Export
@@ -190,7 +190,9 @@ def regress_add(
     elif sample:
         ids = sample
     found = add(repository, name, chosen, ids, reason=reason, source=source)
-    session.emit(found.as_dict(), f"{name} holds {len(found.items):,} items now: revision {found.revision[:16]}.")
+    session.emit(
+        found.as_dict(), f"{name} holds {counted(len(found.items), 'item')} now: revision {found.revision[:16]}."
+    )
 
 
 def regress_list(session: Session) -> None:
@@ -243,7 +245,9 @@ def regress_remove(
     if not sample:
         raise ValueError("--sample: name what is to be taken out")
     found = remove(session.repository, name, sample, reason=reason)
-    session.emit(found.as_dict(), f"{name} holds {len(found.items):,} items now: revision {found.revision[:16]}.")
+    session.emit(
+        found.as_dict(), f"{name} holds {counted(len(found.items), 'item')} now: revision {found.revision[:16]}."
+    )
 
 
 def regress_check(
@@ -260,7 +264,9 @@ def regress_check(
         found = check(repository, load_set(repository, name), model, progress=session.progress)
     record_check(repository, found)
     lines = [f"  {sample}: {told}" for sample, told in list(found.failed.items())[:_SHOWN]]
-    session.emit(found.as_dict(), [f"{model}: {found.right:,} of {found.items:,} items of {name} are right.", *lines])
+    session.emit(
+        found.as_dict(), [f"{model}: {found.right:,} of {counted(found.items, 'item')} of {name} are right.", *lines]
+    )
     if found.failed:
         raise typer.Exit(CHECK_FAILED)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, counted, table
 from datasetops.cli.versions import VersionName
 from datasetops.errors import did_you_mean
 
@@ -164,7 +164,7 @@ def _blame_lines(found: Blame) -> Iterable[str]:
     about = f" of the class {found.label}" if found.label else ""
     about += f" of {found.item}" if found.item else ""
     total = sum(row["annotations"] for row in found.makers)
-    yield f"{found.version}: {total:,} annotations{about}"
+    yield f"{found.version}: {counted(total, 'annotation')}{about}"
     if found.annotations:
         yield ""
         yield from table(
@@ -199,7 +199,7 @@ def _made(made: Mapping[str, Any] | None) -> list[Any]:
 
 
 def _impact_lines(found: Impact) -> Iterable[str]:
-    yield f"{found.by} {found.value}: {found.samples:,} samples, {found.annotations:,} annotations"
+    yield f"{found.by} {found.value}: {counted(found.samples, 'sample')}, {counted(found.annotations, 'annotation')}"
     for noun, ids, count in (
         ("samples", found.first_samples, found.samples),
         ("annotations", found.first_annotations, found.annotations),

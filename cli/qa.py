@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from datasetops.cli.session import CHECK_FAILED, Session, command, group, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, counted, group, table
 from datasetops.cli.versions import VersionName
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def push(
         write_sheet(repository, chosen, items, out)
         answer = {"plan": chosen.name, "stage": number + 1, "items": len(items), "file": str(out)}
         lines = [
-            f"Wrote {len(items):,} items to {out}: fill in reviewer and verdict (right, wrong or unsure).",
+            f"Wrote {counted(len(items), 'item')} to {out}: fill in reviewer and verdict (right, wrong or unsure).",
             f"Next: dsops qa pull {chosen.name} --file {quote(str(out))}",
         ]
         session.emit(answer, lines)
@@ -158,7 +158,7 @@ def push(
 
     pushed = push_items(repository, chosen, number, project=project, images=images, progress=session.progress)
     text = [
-        f"{pushed.tasks:,} items to review in the blind project {pushed.project}.",
+        f"{counted(pushed.tasks, 'item')} to review in the blind project {pushed.project}.",
         pushed.images,
         f"Next: dsops qa pull {chosen.name} --project {quote(pushed.project)}",
     ]
@@ -200,7 +200,11 @@ def pull(
     answer |= {"own": [v.sample_id for v in taken.own], "not_drawn": [v.sample_id for v in taken.strangers]}
     session.emit(
         answer,
-        [*lines, f"{found.left:,} items of stage {found.stage} are left.", f"Next: dsops qa result {chosen.name}"],
+        [
+            *lines,
+            f"{counted(found.left, 'item')} of stage {found.stage} are left.",
+            f"Next: dsops qa result {chosen.name}",
+        ],
     )
 
 

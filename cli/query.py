@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from datasetops.cli.session import Session, command, table
+from datasetops.cli.session import Session, command, counted, table
 
 if TYPE_CHECKING:
     from datasetops.query import Answer
@@ -52,7 +52,7 @@ def query(
 
     if answer.cut and limit is None and (out or session.as_json):
         raise QueryError(
-            f"The answer has more than {limits.rows:,} rows; nothing is written, so that none goes missing unseen.",
+            f"The answer has more than {counted(limits.rows, 'row')}; nothing is written, so that none goes missing unseen.",
             remedy="Say how many with --limit N, or ask for less.",
         )
     if out:
@@ -60,7 +60,7 @@ def query(
             write_table(answer.rows, out)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError) as error:
             raise QueryError(f"{out}: {error}", remedy="Cast that column to text: column::VARCHAR.") from None
-        session.say(f"Wrote {len(answer.rows):,} rows to {out}")
+        session.say(f"Wrote {counted(len(answer.rows), 'row')} to {out}")
         lines = []
     else:
         lines = _lines(answer)
@@ -76,8 +76,8 @@ def _lines(answer: Answer) -> list[str]:
     lines = table((row.values() for row in shown), header=answer.rows.column_names)
     if answer.cut or len(answer.rows) > len(shown):
         known = f"the first {len(shown):,} of " + ("more than " if answer.cut else "")
-        lines.append(f"… {known}{len(answer.rows):,} rows; --out FILE writes them all")
+        lines.append(f"… {known}{counted(len(answer.rows), 'row')}; --out FILE writes them all")
     if answer.read:
-        read = ", ".join(f"{name} ({count:,} rows)" for name, count in answer.read.items())
+        read = ", ".join(f"{name} ({counted(count, 'row')})" for name, count in answer.read.items())
         lines += ["", f"Worked out from {read}, as of {answer.version}."]
     return lines

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datasetops.cli.session import Session, command, table
+from datasetops.cli.session import Session, command, counted, table
 
 if TYPE_CHECKING:
     from datasetops.active_learning.bought import Report
@@ -104,7 +104,7 @@ def _show(session: Session, chosen: Round, out: Path | None) -> None:
     if out is not None:
         write_table(pa.Table.from_pylist([{"path": item["path"], "label": ""} for item in found]), out)
         answer = {"round": chosen.name, "rows": len(found), "out": str(out)}
-        session.emit(answer, f"Wrote {len(found):,} items to {out}")
+        session.emit(answer, f"Wrote {counted(len(found), 'item')} to {out}")
         return
     rows = [(place, item["path"] or item["sample_id"], item["reason"]) for place, item in enumerate(found, start=1)]
     head = f"{chosen.name}: {len(found):,} of {chosen.pool:,} in {chosen.version} by {chosen.strategy}"
@@ -125,15 +125,15 @@ def _lines(report: Report, words: str) -> list[str]:
     lines += ["", report.basis]
     for item in report.rounds:
         if item.left_open:
-            lines.append(f"{item.round}: without the time of {_counted(item.left_open, 'answer')} left open.")
+            lines.append(f"{item.round}: without the time of {counted(item.left_open, 'answer')} left open.")
         if item.returned:
             lines.append(
-                f"{item.round}: {_counted(item.returned, 'item')} came back without a label; dsops select may choose "
+                f"{item.round}: {counted(item.returned, 'item')} came back without a label; dsops select may choose "
                 "them again."
             )
         said = []
         if item.corrections is not None:
-            said.append(f"{_counted(item.corrections, 'correction')} of what was said by {item.model or 'a model'}.")
+            said.append(f"{counted(item.corrections, 'correction')} of what was said by {item.model or 'a model'}.")
         if item.model_accuracy is not None:
             model = "It was" if said else "The model was"
             who = model if item.judged == "model" else "A learner of the labels until then would have been"
@@ -146,10 +146,6 @@ def _lines(report: Report, words: str) -> list[str]:
         if isinstance(item.over_chance, str):
             lines.append(f"{item.round}: what it gained over chance is not known: {item.over_chance}.")
     return [*lines, words]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _share(value: Estimate | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datasetops.cli.session import CHECK_FAILED, Session, command, group, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, counted, group, table
 from datasetops.cli.versions import Branch
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ def migrate(
         "relabel": len(moved.relabel),
     }
     lines = [f"{version}: schema {moved.schema.name} {moved.schema.version}"]
-    lines += [f"  {step}: {count:,} annotations" for step, count in moved.steps.items()]
+    lines += [f"  {step}: {counted(count, 'annotation')}" for step, count in moved.steps.items()]
     if moved.relabel:
         condition = "attributes LIKE '%\"relabel\"%'"
-        lines.append(f"{len(moved.relabel):,} annotations must be decided by a person; find them with:")
+        lines.append(f"{counted(len(moved.relabel), 'annotation')} must be decided by a person; find them with:")
         lines.append(f'  dsops query "SELECT annotation_id FROM annotations WHERE {condition}"')  # noqa: S608
     session.emit(answer, lines)
 

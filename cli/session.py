@@ -235,6 +235,11 @@ def _of_file(error: OSError) -> tuple[str, str]:
     return f"{path}: {reason}.", remedies.get(error.errno or 0, "Name another place, or check the disk.")
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 sample`, `1,200 samples`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def table(rows: Iterable[Iterable[Any]], header: Iterable[str] = ()) -> list[str]:
     """Lines of aligned columns; numbers to the right."""
     head = [str(cell) for cell in header]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datasetops.cli.session import CHECK_FAILED, Session, command, table
+from datasetops.cli.session import CHECK_FAILED, Session, command, counted, table
 from datasetops.cli.track import TrackerName, tell
 from datasetops.cli.versions import VersionName
 
@@ -141,8 +141,9 @@ def models(session: Session) -> None:
 def _record_lines(record: ModelRecord) -> list[str]:
     trained, validated = record.samples["train"], record.samples["validation"]
     return [
-        f"{record.name}: {record.recipe['name']} on {record.version}, {trained:,} samples, {len(record.classes):,} classes.",
-        f"On {validated:,} samples for validation: {record.metric} {_number(record)}.",
+        f"{record.name}: {record.recipe['name']} on {record.version}, {counted(trained, 'sample')}, "
+        f"{len(record.classes):,} classes.",
+        f"On {counted(validated, 'sample')} for validation: {record.metric} {_number(record)}.",
         f"Use it as {record.name}, for example: dsops evaluate {record.name} {record.version}",
     ]
 

@@ -216,7 +216,7 @@ def test_the_commands(filled: Repository, run: Callable[..., Result], tmp_path: 
     assert checked.exit_code == 3
     assert "us 1, (none) 1" in checked.stdout.replace("(none) 1, us 1", "us 1, (none) 1")
     assert "will expire within 9999 days, the first on 2027-02-10" in checked.stdout
-    assert "Worked out from 38 samples of 1 versions and 0 models, by the policy rights" in checked.stdout
+    assert "Worked out from 38 samples of 1 version and 0 models, by the policy rights" in checked.stdout
     answer = json.loads(run("policy", "check", "--json").stdout)
     assert answer["broken"]
     assert answer["versions"][0]["rules"]["license"] == {"samples": 1, "values": {"(none)": 1}}
