@@ -87,7 +87,7 @@ def main() -> None:
         else:
             failed.append(name)
         print(f"== {name}: {'failed after ' if name in failed else ''}{time.monotonic() - started:.0f} s\n", flush=True)
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), rows, machine(load)), encoding="utf-8")
+        PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), rows, machine(load)), encoding="utf-8")
     if failed:
         sys.exit(f"Failed: {', '.join(failed)}.")
 
