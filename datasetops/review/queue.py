@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -72,12 +72,9 @@ class Queue:
         self._made: dict[int, list[Decision]] = {}  # by rank
         for name, made in standing.items():
             self._mark(name, made)
-        apart = findings.filter(pc.is_null(findings["sample_id"]))["check"].to_pylist()
-        self.summary: dict[str, Any] = {
-            "findings": len(findings),
-            "items": self.total,
-            "without_sample": dict(sorted(Counter(apart).items())),
-        }
+        columns = ["finding_id", "check", "severity", "uri", "message"]
+        # Findings about no sample of the version, such as files that were left out: there is nothing to show of them.
+        self.apart = findings.filter(pc.is_null(findings["sample_id"])).select(columns).to_pylist()
 
     @classmethod
     def open(

@@ -63,6 +63,7 @@ def queue_page(request: Request, version: str) -> Response:
     data |= {"page": number, "pages": max(1, -(-data["total"] // PAGE))}
     data["view"] = "grid" if asked.get("view") == "grid" else "list"
     data["search"] = filters.search
+    data["apart"] = workplace.apart()
     data["progress"] = workplace.progress()
     data["classes"] = [{"name": item.name, "colour": item.colour} for item in workplace.version.schema.classes]
     found = workplace.version

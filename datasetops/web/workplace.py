@@ -49,6 +49,10 @@ class Workplace:
             self._queue.refresh()
             return self._queue
 
+    def apart(self) -> list[dict[str, Any]]:
+        """Findings about no sample that nobody decided on yet."""
+        return [row for row in self.queue().apart if not self.log.of(row["finding_id"])]
+
     def prepare(self, progress: Progress = no_progress) -> None:
         """Do once what the first questions would wait for. Raises NotFoundError for a version without an audit."""
         steps: list[Callable[[], object]] = [

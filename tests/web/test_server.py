@@ -19,10 +19,11 @@ import pytest
 from review_site import PASSWORD, Dataset, Refusing, Serve, Site, audited, box_row, class_row, photo, sample
 
 from datasetops.audits.decisions import Decision, decisions
+from datasetops.audits.decisions import decide as keep
 from datasetops.cli.review import _listen
 from datasetops.errors import ConflictError
 from datasetops.manifest import Change, Repository
-from datasetops.records import Finding
+from datasetops.records import Finding, findings_table
 from datasetops.web.holds import SECONDS, Holds
 
 pytestmark = pytest.mark.server
@@ -66,6 +67,21 @@ def test_the_queue_is_filtered_by_the_address(site: Site, dataset: Dataset) -> N
     assert page.status_code == 200
     assert all(row["finding_id"] in page.text for row in some["rows"])
     assert dataset.boxes[0] not in page.text
+
+
+def test_findings_about_no_image_are_told_until_they_are_decided(serve: Serve, repository: Repository) -> None:
+    version = repository.commit(
+        Change(samples=[sample(repository, "s", photo(1))], annotations=[class_row("s", "cat")]), message="one"
+    ).version
+    left_out = Finding("ingest", "high", 0.0, "truncated; the sample is left out", uri="cut.png")
+    audited(repository, version, [left_out])
+    client = serve(repository).browser("ann")
+    page = client.get("/v/v1/review").text
+    assert "1 finding is about no image of v1" in page
+    assert f"dsops decide v1 {left_out.finding_id[:8]}" in page
+    assert "cut.png" in page
+    keep(repository, version, findings_table([left_out]), [{"finding_id": left_out.finding_id, "verdict": "fine"}])
+    assert "cut.png" not in client.get("/v/v1/review").text
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ async function drawState() {
   if (agreement) words.push(`Reviewers agree on ${agreement.agree} of ${agreement.items}.`);
   const place = document.getElementById("state");
   place.replaceChildren(
-    left ? `About ${Math.round(left.estimate).toLocaleString("en")} errors left${filtered().length ? " in the whole queue" : ""}${sure}. ` : "",
+    left ? `About ${Math.round(left.estimate).toLocaleString("en")} ${Math.round(left.estimate) === 1 ? "error" : "errors"} left${filtered().length ? " in the whole queue" : ""}${sure}. ` : "",
     el("span", { class: "basis" }, left && !left.bound ? `${left.basis} ` : ""),
     words.join(" "));
   if (left?.basis) place.title = left.basis;
