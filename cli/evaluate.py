@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from datasetops.cli.session import Session, command, table
+from datasetops.cli.session import Session, command, counted, table
 from datasetops.cli.track import TrackerName, tell
 from datasetops.cli.versions import VersionName
 
@@ -198,7 +198,7 @@ def _lines(found: Evaluation) -> list[str]:
         costs = [(name, item["count"], _number(item["cost"])) for name, item in kinds["kinds"].items()]
         lines += table(costs, header=("kind of error", "errors", "AP50 lost"))
     again = " (kept from an earlier run)" if found.reused else ""
-    return [*lines, f"Evaluation {found.evaluation_id}{again}; {items['errors']:,} errors listed."]
+    return [*lines, f"Evaluation {found.evaluation_id}{again}; {counted(items['errors'], 'error')} listed."]
 
 
 def _comparison_lines(found: Comparison) -> list[str]:

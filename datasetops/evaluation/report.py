@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,7 +73,7 @@ def page(template: str, info: Mapping[str, Any], shown_sections: Sequence[Sectio
     loader = ChoiceLoader([PackageLoader("datasetops.evaluation"), PackageLoader("datasetops.audits")])
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True)
     drawn = [
-        asdict(section) | {"charts": [{**chart, "svg": charts.draw(chart)} for chart in section.charts]}
+        replace(section, charts=[{**chart, "svg": charts.draw(chart)} for chart in section.charts])
         for section in shown_sections
     ]
     return environment.get_template(template).render(info=info, sections=drawn, **facts)
@@ -215,7 +215,7 @@ def known_limits(info: Mapping[str, Any]) -> list[str]:
 
 def _about(info: Mapping[str, Any]) -> str:
     items = info["items"]
-    return f"{items['judged']:,} of {items['chosen']:,} samples judged; {items['errors']:,} errors listed."
+    return f"{items['judged']:,} of {items['chosen']:,} samples judged; errors listed: {items['errors']:,}."
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,9 +20,20 @@ KNOWN: Final = {
     "AP": "COCO's average precision, mean over overlaps from .5 to .95 and over classes",
     "pooled_AP": "average precision of all classes in one order, which also holds for parts of the data",
     "accuracy": "the share of samples of which all is right",
+    "brier": "Brier score: the mean squared distance of the probabilities from the truth, 0 at best",
     "cer": "edits by true characters, of all texts of an image together",
     "ece": "expected calibration error: how far confidence is from being right, on average",
+    "macro_f1": "the mean of the classes' F1, each class alike",
+    "macro_precision": "the mean of the classes' precision: how much of what is called so is so",
+    "macro_recall": "the mean of the classes' recall: how much of what is so is called so",
+    "mean_average_precision": "the mean of the classes' areas below precision over recall",
+    "mean_roc_area": "the mean chance that an image of a class gets a higher score for it than another image",
+    "nll": "negative log-likelihood: minus the mean logarithm of the true class's probability, 0 at best",
+    "weighted_f1": "the mean of the classes' F1, each by its number of images",
+    "weighted_precision": "the mean of the classes' precision, each by its number of images",
+    "weighted_recall": "the mean of the classes' recall, each by its number of images",
 }
+_NUMBER: Final = re.compile(r"[-+−]?[\d.,]+ ?%?( to [-+−]?[\d.,]+ ?%?)?|–|")
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,10 @@ class Section:
     rows: Sequence[Sequence[str]] = ()
     note: str = ""
     charts: Sequence[dict[str, Any]] = field(default_factory=tuple)
+
+    def is_numbers(self, column: int) -> bool:
+        """Whether a column has nothing but numbers, which stand to the right."""
+        return all(_NUMBER.fullmatch(str(row[column])) for row in self.rows)
 
 
 def sections(info: Mapping[str, Any]) -> list[Section]:
