@@ -234,7 +234,7 @@ def split(
         repository = session.repository
         pairs, unreadable = find(repository, repository.version(branch), progress=session.progress)
         if unreadable:
-            session.say(f"note: {counted(unreadable, 'image')} cannot be read; what they look like is not known.")
+            session.say(f"note: images that cannot be read: {unreadable:,}; what they show is not known.")
     result = assign_splits(
         session.repository, shares, seed=seed, seal=tuple(seal or ()), branch=branch, message=message, pairs=pairs
     )

@@ -217,7 +217,7 @@ def test_near_duplicates_stay_together_where_that_is_asked(run: Run, tmp_path: P
     assert leaks["checks"]["leakage"]["findings"] > 0  # type: ignore[index]
     shots[5].unlink()
     told = run("split", "train=0.5,test=0.5", "-C", "set", "--look-alikes")
-    assert "1 images cannot be read" in told.stderr
+    assert "images that cannot be read: 1;" in told.stderr
     assert "Kept together: groups, copies of a file, and 25 pairs of near-duplicates." in told.stdout
     query = (
         "SELECT DISTINCT label, split FROM annotations JOIN samples USING (sample_id) WHERE uri NOT LIKE '%cat/5.jpg'"

@@ -40,7 +40,7 @@ def test_the_walk_through_ends_with_a_pulled_version(tmp_path: Path, label_studi
             annotator.skip(tasks[1][1])
     assert "6 tasks made, 0 were there already" in said
     assert "lead@example.com     1        1" in said
-    assert "Made v2: 1 answers, 1 skipped, 0 withdrawn." in said
+    assert "Made v2: 1 answer, 1 skipped, 0 withdrawn." in said
     assert (tmp_path / "tasks.zip").is_file()
     done = subprocess.run(
         [Path(sys.executable).with_name("dsops"), "show", "v2", "--json"], cwd=tmp_path, capture_output=True, text=True
