@@ -27,7 +27,7 @@ from datasetops.ledger import Entry
 from datasetops.manifest import Repository, Version
 from datasetops.manifest.commit import get_object
 from datasetops.manifest.erasing import ERASED
-from datasetops.qa.plan import QaPlan, plans
+from datasetops.qa.plan import QaPlan, plans, plans_about
 from datasetops.qa.result import QaResult
 from datasetops.qa.review import current_result
 from datasetops.records import SEVERITIES, one_array
@@ -135,11 +135,11 @@ class Story:
 
     @cached_property
     def qa(self) -> tuple[tuple[QaPlan, QaResult], ...]:
-        """QA plans of this version and of those since the last accepted one, oldest first, with what they prove."""
+        """QA plans about this version and those since the last accepted one, oldest first, with what they prove."""
         mine = since(self.repository, self.version, self.base)
-        return tuple(
-            (plan, current_result(self.repository, plan)) for plan in plans(self.repository) if plan.commit in mine
-        )
+        about = {plan.name for plan in plans_about(self.repository, self.version)}
+        chosen = [plan for plan in plans(self.repository) if plan.commit in mine or plan.name in about]
+        return tuple((plan, current_result(self.repository, plan)) for plan in chosen)
 
     @cached_property
     def audit(self) -> AuditRecord | None:

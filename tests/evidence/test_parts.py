@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 import uuid
 from collections.abc import Callable
@@ -284,3 +285,13 @@ def test_croissant_of_real_boxes(data: Path, tmp_path: Path) -> None:
         assert [boxes[row["annotation_id"]][f"annotations/{side}"] for side in ("x1", "y1", "x2", "y2")] == [
             row[side] for side in ("x1", "y1", "x2", "y2")
         ]
+
+
+def test_a_plan_about_the_same_images_and_labels_is_told(root: Path, tmp_path: Path) -> None:
+    repository = Repository.open(shutil.copytree(root, tmp_path / "set"))
+    accepted = repository.version("v2")
+    repository.create_branch("rights", at=accepted)
+    rows = [row | {"consent": "all uses"} for row in accepted.table("samples").to_pylist()]
+    made = repository.commit(Change(samples=rows), message="Consent is there", branch="rights").version
+    assert [plan.name for plan, _ in Story(repository, made).qa] == ["q1"]
+    assert Story(repository, repository.version("v3")).qa == ()  # which has other images
