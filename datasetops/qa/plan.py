@@ -216,9 +216,8 @@ def _note_left_behind(repository: Repository) -> None:
     events = [entry.event for entry in repository.ledger.backwards() if entry.event.kind in ("qa-seed", "qa-plan")]
     noted = {event.outputs["plan"] for event in events if event.kind == "qa-plan"}
     seeds = {event.parameters["seed"]: event.event_id for event in reversed(events) if event.kind == "qa-seed"}
-    for name in plan_names(repository):
-        if name not in noted:
-            plan = load_plan(repository, name)
+    for plan in [load_plan(repository, name) for name in plan_names(repository) if name not in noted]:
+        if plan.seed in seeds:
             _note(repository, plan, seeds[plan.seed])
 
 
