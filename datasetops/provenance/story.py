@@ -113,6 +113,7 @@ def _by_place(rows: TablePast, wanted: str) -> list[str]:
         ("uri", lambda part: pc.equal(part["uri"], wanted)),
         ("group", lambda part: pc.equal(part["group"], wanted)),
         ("uri", lambda part: pc.or_(pc.equal(part["uri"], ending[1:]), pc.ends_with(part["uri"], ending))),
+        ("uri", lambda part: pc.ends_with(part["uri"], f"#{ending[1:]}")),  # of an image that was copied into the store
     ):
         if found := rows.keys(rows.flags(test, [column])).to_pylist():
             return [str(one) for one in found]

@@ -142,6 +142,18 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(pets: Reposit
         sample_story(pets, "i0")
 
 
+def test_a_sample_is_asked_for_by_the_end_of_its_path_also_where_it_was_copied(pets: Repository) -> None:
+    copied = f"media:{'c' * 64}.png#site/a/kept.png"
+    rows = [{"sample_id": "c1", "uri": copied}, {"sample_id": "c2", "uri": "/photos/b/left.png"}]
+    change(pets, "commit", "lea", samples=[*rows, {"sample_id": "c3", "uri": f"media:{'d' * 64}.png#plain.png"}])
+    for wanted, name in (
+        ("kept.png", "c1"), ("a/kept.png", "c1"), ("site/a/kept.png", "c1"), ("left.png", "c2"), ("plain.png", "c3"),
+    ):  # fmt: skip
+        assert sample_story(pets, wanted).name == name
+    with pytest.raises(NotFoundError):
+        sample_story(pets, "ept.png")
+
+
 def test_what_a_merge_brought_is_told_of_the_version_that_made_it(pets: Repository) -> None:
     pets.create_branch("side")
     event = Event("commit", "sid")
