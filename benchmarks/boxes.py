@@ -264,7 +264,8 @@ def probe_detections(data: Labeled, images: Path) -> Callable[[pd.DataFrame], pd
     def detect(given: pd.DataFrame) -> pd.DataFrame:
         digests = {"sha256": [sha256_hex(content) for content in contents]}
         found = out_of_sample_detections(context_of(data, given, None, images=Files(), samples=digests))
-        assert found is not None
+        if found is None:
+            raise RuntimeError("no detector could be made of these boxes")
         image = found["sample_id"].str[1:].astype(int)
         label = found["label"].map({name: i for i, name in enumerate(data.classes)})
         return found.assign(image=image, label=label).sort_values("image", kind="stable").reset_index(drop=True)

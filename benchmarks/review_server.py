@@ -1,10 +1,11 @@
-"""The review server at a million findings: time of the first page and of the next item, and eight reviewers at once.
+"""The review server at many findings: time of the first page and of the next item, and eight reviewers at once.
 
 Times are a client's on the same machine, of whole answers over HTTP: more than the server's own.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -29,7 +30,6 @@ from datasetops.records import ANNOTATIONS, FINDINGS, SAMPLES
 from datasetops.schema import LabelSchema
 from datasetops.web.users import Password
 
-FINDINGS_TOTAL = int(os.environ.get("FINDINGS", "1000000"))
 A_SAMPLE = 5  # boxes, and findings, of each
 CLASSES = [f"class {number}" for number in range(20)]
 PEOPLE = [f"r{number}" for number in range(8)]
@@ -38,9 +38,12 @@ PASSWORD = "a long enough password"  # noqa: S105 (of people who live for a minu
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--findings", type=int, default=1_000_000)
+    findings = parser.parse_args().findings
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "repository"
-        ids = build(where)
+        ids = build(where, findings)
         users = Path(folder) / "users"
         key = Password.of(PASSWORD)
         users.write_text("".join(f"{name}:{key}\n" for name in PEOPLE), encoding="utf-8")
@@ -49,7 +52,7 @@ def main() -> None:
         opened = time.perf_counter() - started
         try:
             clients = [sign_in(url, name) for name in PEOPLE]
-            print(f"{FINDINGS_TOTAL:,} findings, {FINDINGS_TOTAL // A_SAMPLE:,} images, {os.cpu_count()} processors; load "
+            print(f"{findings:,} findings, {findings // A_SAMPLE:,} images, {os.cpu_count()} processors; load "
                   f"{os.getloadavg()[0]:.1f}. Start of the command until its address is printed: {opened:.1f} s\n")  # fmt: skip
             pages(clients[0])
             reviewers(clients, ids)
@@ -156,7 +159,7 @@ def serve(where: Path, users: Path) -> tuple[subprocess.Popen[str], str]:
     return process, json.loads(process.stdout.readline())["url"]
 
 
-def build(where: Path) -> list[str]:
+def build(where: Path, total: int) -> list[str]:
     """A repository with one photo under many names, five boxes and five findings each; returns ids of findings."""
     schema = LabelSchema.model_validate(
         {
@@ -167,7 +170,7 @@ def build(where: Path) -> list[str]:
     repository = Repository.init(where, schema)
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (480, 640, 3), dtype=np.uint8)).save(where / "photo.jpg")
-    images = FINDINGS_TOTAL // A_SAMPLE
+    images = total // A_SAMPLE
     names = [f"image-{number:07}" for number in range(images)]
     light = np.array(['{"light":"day"}', '{"light":"night"}'])[rng.integers(0, 2, images)]
     samples = table(SAMPLES, images, sample_id=names, uri=["photo.jpg"] * images, width=[640] * images,

@@ -1,6 +1,7 @@
 """Run benchmarks one after the other, keep what each prints, and write what has a peer into one table of docs/benchmarks.md.
 
-    python benchmarks/run.py                                      # all of them
+    python benchmarks/run.py                                      # all of them, at sizes that take an hour together
+    python benchmarks/run.py --full                               # each at its own size: many hours
     python benchmarks/run.py sampling "versions --rows 100000"    # these, with options of theirs
 
 What a script prints goes to benchmarks/results/. In the table, rows of benchmarks that were not run this time, or that
@@ -25,7 +26,20 @@ import ratios
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"
-OPTIONS = {"evaluation": ["--pycocotools"]}  # so that all peers are in the run
+SHORTER = {  # what keeps a run of all within an hour
+    "boxes": "--draws 2",
+    "embedding": "--images 400 --rounds 3",
+    "few_shot": "--draws 1",
+    "inference": "--images 160 --small-images 2000 --rounds 2",
+    "label_noise": "--draws 1",
+    "label_studio": "--push 2000 --pull 5000",
+    "neighbours": "--items 20000",
+    "provenance": "--samples 100000 --versions 50",
+    "review_server": "--findings 200000",
+    "soak": "--minutes 1 --rows 100000",
+    "training": "--rows 20000",
+    "versions": "--rows 100000 --rows 1000000",
+}
 PACKAGES = ("dsops", "duckdb", "numpy", "onnxruntime", "pandas", "pyarrow", "torch")
 
 
@@ -72,17 +86,20 @@ def with_table(page: str, rows: list[ratios.Row], about: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scripts", nargs="*", metavar="NAME", help="with options: 'NAME --option VALUE'")
-    chosen = [shlex.split(item) for item in parser.parse_args().scripts] or [[name] for name in scripts()]
+    parser.add_argument("--full", action="store_true", help="each at its own size, unless options are given with it")
+    asked = parser.parse_args()
+    chosen = [shlex.split(item) for item in asked.scripts] or [[name] for name in scripts()]
     unknown = [item[0] for item in chosen if item[0] not in scripts()]
     if unknown:
         parser.error(f"{', '.join(unknown)}: no such benchmark; there are {', '.join(scripts())}")
     results, load, failed = HERE / "results", os.getloadavg()[0], []
     results.mkdir(exist_ok=True)
     rows: list[ratios.Row] = []
-    for number, (name, *options) in enumerate(chosen, start=1):
-        print(f"== {name} ({number} of {len(chosen)})", flush=True)
+    for number, (name, *given) in enumerate(chosen, start=1):
+        options = given or ([] if asked.full else shlex.split(SHORTER.get(name, "")))
+        print(f"== {shlex.join([name, *options])} ({number} of {len(chosen)})", flush=True)
         started = time.monotonic()
-        if run(name, options or OPTIONS.get(name, []), results):
+        if run(name, options, results):
             rows += ratios.read(results / f"{name}.jsonl", name, str(date.today()))
         else:
             failed.append(name)

@@ -1,10 +1,13 @@
 """Whether memory and open files grow: the review server under four clients, ingest and label pull of 200,000 rows from files.
 
-MINUTES (3) is how long the server runs, ROWS (200,000) how many rows come in, in ten files, by one process that goes on.
+    python benchmarks/soak.py --minutes 60 --rows 1000000
+
+The rows come in ten files, by one process that goes on.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -25,19 +28,26 @@ from datasetops.manifest import Repository
 from datasetops.schema import LabelSchema
 from datasetops.web.users import Password
 
-MINUTES = float(os.environ.get("MINUTES", "3"))
-ROWS = int(os.environ.get("ROWS", "200000"))
 FILES = 10
 CLIENTS = 4
+FINDINGS = 20_000
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=3, help="how long the server runs")
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--alone", choices=("ingest", "pull"), help=argparse.SUPPRESS)  # in a process of its own
+    options = parser.parse_args()
+    if options.alone:
+        with tempfile.TemporaryDirectory() as folder:
+            rows(options.alone, Path(folder), options.rows // FILES)
+        return
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n")
     with tempfile.TemporaryDirectory() as folder:
-        server(Path(folder) / "set")
+        server(Path(folder) / "set", options.minutes)
     for what in ("ingest", "pull"):
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([sys.executable, __file__, what, folder], check=True)
+        subprocess.run([sys.executable, __file__, "--rows", str(options.rows), "--alone", what], check=True)
 
 
 def held(process: int) -> tuple[float, int]:
@@ -50,9 +60,8 @@ def held(process: int) -> tuple[float, int]:
 # --- the review server ------------------------------------------------------------------------------------------------
 
 
-def server(where: Path) -> None:
-    review_server.FINDINGS_TOTAL = 20_000
-    ids = build(where)
+def server(where: Path, minutes: float) -> None:
+    ids = build(where, FINDINGS)
     users = where / "users"
     users.write_text("".join(f"{name}:{Password.of(review_server.PASSWORD)}\n" for name in review_server.PEOPLE))
     process, url = serve(where, users)
@@ -66,11 +75,11 @@ def server(where: Path) -> None:
         ]
         for thread in threads:
             thread.start()
-        print(f"Review server, 20,000 findings, {CLIENTS} clients without pause:\n")
+        print(f"Review server, {FINDINGS:,} findings, {CLIENTS} clients without pause:\n")
         print("| minute | requests | own memory, MiB | open files |\n|---|---|---|---|")
         began = time.monotonic()
         for step in range(7):
-            time.sleep(max(0.0, began + step * MINUTES * 10 - time.monotonic()))
+            time.sleep(max(0.0, began + step * minutes * 10 - time.monotonic()))
             resident, files = held(process.pid)
             print(f"| {(time.monotonic() - began) / 60:.1f} | {sum(asked):,} | {resident:.0f} | {files} |", flush=True)
         stop.set()
@@ -116,24 +125,22 @@ def repository_in(folder: Path) -> Repository:
     return Repository.init(folder / "set", LabelSchema.model_validate(schema))
 
 
-def table(folder: Path, number: int) -> Path:
-    each = ROWS // FILES
+def table(folder: Path, number: int, each: int) -> Path:
     file = folder / f"{number}.csv"
     rows = (f"photos/{number}-{row}.jpg,s{number}-{row},cat,day{row % 7},64,48\n" for row in range(each))
     file.write_text("path,id,label,light,width,height\n" + "".join(rows))
     return file
 
 
-def rows(what: str, folder: Path) -> None:
-    each = ROWS // FILES
+def rows(what: str, folder: Path, each: int) -> None:
+    """Add or pull FILES files of `each` rows, and all of them again."""
     repository = repository_in(folder)
-    print(
-        f"{'Ingest' if what == 'ingest' else 'Label pull'} of {ROWS:,} rows from {FILES} files of {each:,}, all of them twice, in one process:\n"
-    )
+    title = {"ingest": "Ingest", "pull": "Label pull"}[what]
+    print(f"{title} of {FILES} files of {each:,} rows each, all of them twice, in one process:\n")
     print("| file | s | own memory, MiB | open files |\n|---|---|---|---|")
     if what == "pull":
         for number in range(FILES):
-            ingest(repository, table(folder, number), format="table")
+            ingest(repository, table(folder, number, each), format="table")
         names = repository.version().table("samples", ["sample_id"])["sample_id"].to_pylist()
         project = file_project(repository, "labelbox")
         batch = Batch("all", project.name, repository.version().name, tuple(names))
@@ -141,7 +148,7 @@ def rows(what: str, folder: Path) -> None:
     for number in [*range(FILES), *range(FILES)]:  # the second time nothing changes
         began = time.perf_counter()
         if what == "ingest":
-            ingest(repository, table(folder, number), format="table")
+            ingest(repository, table(folder, number, each), format="table")
         else:
             read_files(repository, project, "labelbox", answers(folder, names[number * each : (number + 1) * each]))
         taken = time.perf_counter() - began
@@ -163,7 +170,4 @@ def answers(folder: Path, names: list[str]) -> Path:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        rows(sys.argv[1], Path(sys.argv[2]))
-    else:
-        main()
+    main()
