@@ -20,58 +20,12 @@ from datasetops.preannotate.measure import SAME_BOX
 Sum = Literal["max", "mean", "sum", "top"]
 
 TOP: Final = 3  # objects that `top` looks at
-_TOLERANCE: Final = 1e-3  # by which an object's class scores may sum to more than one
-
-
-def doubt(score: npt.ArrayLike) -> Floats:
-    """One minus the score, (P,). Highest for what is hardly there: leave out what is below the threshold in use."""
-    return 1 - _scores(score)
 
 
 def presence_entropy(score: npt.ArrayLike) -> Floats:
     """Entropy in bits of "there or not", (P,) in [0, 1]: highest at a score of one half, so that clutter counts little."""
     s = _scores(score)
     return _plogp(s) + _plogp(1 - s)
-
-
-def class_margin(scores: npt.ArrayLike) -> Floats:
-    """One minus the distance of the two best of an object's class scores (P, K): (P,) in [0, 1]."""
-    s = _scores(scores, classes=True)
-    two = np.partition(s, -2, axis=1)[:, -2:]
-    return 1 - (two[:, 1] - two[:, 0])
-
-
-def class_entropy(scores: npt.ArrayLike) -> Floats:
-    """Entropy of an object's class scores (P, K) over its maximum: (P,) in [0, 1].
-
-    What is missing from a sum of one is "nothing of these". Raises ValueError where they sum to more: such scores are
-    of classes that do not exclude each other, and `presence_entropy` of the best suits them.
-    """
-    s = _scores(scores, classes=True)
-    total = s.sum(axis=1)
-    if (total > 1 + _TOLERANCE).any():
-        row = int(np.argmax(total > 1 + _TOLERANCE))
-        raise ValueError(
-            f"scores: row {row} sums to {total[row]:.3f}, more than one; take presence_entropy of the best"
-        )
-    rest = np.clip(1 - total, 0, 1)
-    result: Floats = np.clip((_plogp(s).sum(axis=1) + _plogp(rest)) / np.log2(s.shape[1] + 1), 0, 1)
-    return result
-
-
-def loose(proposed: npt.ArrayLike, final: npt.ArrayLike, score: npt.ArrayLike) -> Floats:
-    """Doubt (P,) of a two-stage detector's boxes, from its proposals (P, 4) and the boxes (P, 4) that it made of them.
-
-    Highest where a sure class has a box that moved, or an unsure one a box that did not: 1 - |IoU + score - 1| (Kao et
-    al. 2018, localisation tightness).
-    """
-    one, other, s = np.asarray(proposed, np.float64), np.asarray(final, np.float64), _scores(score)
-    side = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
-    shared = np.clip(side, 0, None).prod(axis=1)
-    area = (one[:, 2:] - one[:, :2]).prod(axis=1) + (other[:, 2:] - other[:, :2]).prod(axis=1) - shared
-    iou = np.divide(shared, area, where=area > 0, out=np.zeros(len(s)))
-    result: Floats = 1 - np.abs(iou + s - 1)
-    return result
 
 
 def per_image(image: Ints, values: npt.ArrayLike, n: int, how: Sum, *, top: int = TOP, empty: float = 0.0) -> Floats:
@@ -153,11 +107,10 @@ def _total(found: Detections, n: int) -> Floats:
     return total
 
 
-def _scores(scores: npt.ArrayLike, *, classes: bool = False) -> Floats:
+def _scores(scores: npt.ArrayLike) -> Floats:
     s = np.asarray(scores, np.float64)
-    shape = "(P, K) with at least two classes" if classes else "(P,)"
-    if s.ndim != 1 + classes or (classes and s.shape[1] < 2):
-        raise ValueError(f"scores: expected shape {shape}; got {s.shape}")
+    if s.ndim != 1:
+        raise ValueError(f"scores: expected shape (P,); got {s.shape}")
     if not ((s >= 0) & (s <= 1)).all():
         raise ValueError("scores: expected numbers from 0 to 1")
     return s

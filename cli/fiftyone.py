@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from datasetops.cli.rights import OverrideRights, overridden
 from datasetops.cli.session import Session, command, counted
 from datasetops.cli.versions import VersionName
 
@@ -35,12 +36,7 @@ def explore(
     remote: Annotated[
         bool, typer.Option("--remote", help="Open no browser; tell how another machine reaches it.")
     ] = False,
-    override_rights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REASON", help="Hand over samples that break the policy's rights; the reason is recorded."
-        ),
-    ] = None,
+    override_rights: OverrideRights = None,
 ) -> None:
     """Open a version in FiftyOne's app, with its findings as saved views. Ctrl-C ends it.
 
@@ -84,7 +80,6 @@ def to_fiftyone(
     session: Session, version: str, override_rights: str | None, *, quietly: bool = False, **options: Any
 ) -> None:
     """`export --to fiftyone`; `quietly`: its result goes where messages go."""
-    from datasetops.cli.data import overridden
     from datasetops.fiftyone import export_to_fiftyone
     from datasetops.gate.rights import clear_for_export
 

@@ -14,6 +14,7 @@ from datasetops.cli import (
     erase,
     evaluate,
     evidence,
+    export,
     fiftyone,
     gate,
     keys,
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 for module in (
     data,
+    export,
     versions,
     query,
     schemas,

@@ -24,10 +24,11 @@ from datasetops.manifest.diff import changed_keys
 from datasetops.manifest.encoding import DELETE, INSERT, UPDATE
 from datasetops.manifest.erasing import erased_counts
 from datasetops.manifest.location import check_format, locate
+from datasetops.manifest.refs import commit_of, write_ref
 from datasetops.manifest.segment import Segment, SegmentInfo, digests_of, segment_key, write_segment
 from datasetops.manifest.table import Changes, TableState
 from datasetops.manifest.version import Version
-from datasetops.records import KEYS, TABLES, canonical_json, one_array, parse_json, sha256_hex
+from datasetops.records import KEYS, TABLES, canonical_json, one_array, sha256_hex
 from datasetops.settings import FILE_NAME, Settings
 from datasetops.signing import signer
 from datasetops.store import KeyExistsError, Store
@@ -219,7 +220,7 @@ class Repository:
             except ConflictError:
                 tail = self._tail
                 continue
-            self._write_refs(entry)
+            write_ref(self.store, entry)
             return CommitResult(self._version(str(entry.version), digest, commit), changed=True, counts=counts)
         raise ConflictError(f"The branch {branch!r} moves without pause.", remedy="Run the command again later.")
 
@@ -323,28 +324,11 @@ class Repository:
         return self._numbered(name) if name else None
 
     def _numbered(self, name: str) -> Version:
-        digest = self._commit_of(name)
+        digest = commit_of(self.store, self.ledger, name)
         return self._version(name, digest, get_commit(self.store, digest))
 
     def _version(self, name: str, digest: str, commit: Commit) -> Version:
         return Version(self.store, self._open_table, name, digest, commit)
-
-    def _commit_of(self, name: str) -> str:
-        """Commit digest of a version, from its ref, or from the ledger where a crash left none."""
-        try:
-            digest = parse_json(self.store.get(f"refs/versions/{name}"))["commit"]
-            return str(digest)
-        except (NotFoundError, ValueError, KeyError, TypeError):
-            for entry in self.ledger.backwards():
-                if entry.version == name:
-                    self._write_refs(entry)
-                    return str(entry.commit)
-            raise DamagedError(f"The ledger has no entry for {name}.", remedy="Run `dsops verify`.") from None
-
-    def _write_refs(self, entry: Entry) -> None:
-        key, data = ref_of(entry)
-        if not self.store.exists(key):
-            self.store.put(key, data)
 
     def _init_event(self) -> Event:
         return self.ledger.read(0).event
@@ -394,8 +378,3 @@ class Repository:
                 self.store.digest(segment_key(table, info.id))  # a local copy from before is dropped
             segment = self._segments[info.id] = Segment(self.store, table, info, self.cache, erased)
         return segment
-
-
-def ref_of(entry: Entry) -> tuple[str, bytes]:
-    """Key and bytes of the ref of the version that a ledger entry made."""
-    return f"refs/versions/{entry.version}", canonical_json({"commit": entry.commit, "entry": entry.number})

@@ -13,7 +13,8 @@ from datasetops.errors import DamagedError, DatasetOpsError, NotFoundError
 from datasetops.ledger import HINT, Entry, check_chain
 from datasetops.manifest.commit import FORMAT, Commit, get_object
 from datasetops.manifest.erasing import ERASED, SEGMENTS, erased_counts, replaced_objects
-from datasetops.manifest.repository import Repository, ref_of
+from datasetops.manifest.refs import ref_of
+from datasetops.manifest.repository import Repository
 from datasetops.manifest.segment import SegmentInfo, check_segment, segment_key
 from datasetops.progress import Progress, no_progress
 from datasetops.records import canonical_json, sha256_hex

@@ -12,10 +12,6 @@ from hypothesis import strategies as st
 from datasetops.active_learning.region_scores import (
     Detections,
     Sum,
-    class_entropy,
-    class_margin,
-    doubt,
-    loose,
     per_image,
     presence_entropy,
     stability,
@@ -30,19 +26,8 @@ def found(*rows: tuple[int, int, float, tuple[float, ...]]) -> Detections:
     return Detections(places, np.array(score, float))
 
 
-def test_doubts_of_single_objects() -> None:
-    np.testing.assert_allclose(doubt([0.9, 0.2]), [0.1, 0.8])
+def test_a_score_of_one_half_is_the_most_doubtful() -> None:
     np.testing.assert_allclose(presence_entropy([0.0, 0.5, 1.0, 0.25]), [0, 1, 0, 0.811278], atol=1e-6)
-    np.testing.assert_allclose(class_margin([[0.7, 0.2, 0.1], [0.4, 0.4, 0.0]]), [0.5, 1.0])
-    np.testing.assert_allclose(class_entropy([[1.0, 0.0], [1 / 3, 1 / 3], [0.5, 0.0]]), [0, 1, 1 / np.log2(3)])
-
-
-def test_a_loose_box_of_a_sure_class_and_a_tight_one_of_an_unsure_are_doubtful() -> None:
-    """Kao et al. 2018: |IoU + score - 1|; IoU of the boxes 1, 1/3 and 0."""
-    final = [[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]]
-    proposed = [[0, 0, 10, 10], [5, 0, 15, 10], [20, 0, 30, 10]]
-    np.testing.assert_allclose(loose(proposed, final, [0.9, 0.9, 0.9]), [0.1, 1 - 7 / 30, 0.9])
-    np.testing.assert_allclose(loose(proposed, final, [0.1, 0.5, 0.1]), [0.9, 1 - 1 / 6, 0.1])
 
 
 @pytest.mark.parametrize(
@@ -102,11 +87,9 @@ def test_each_box_has_one_partner_at_most() -> None:
 def test_what_cannot_be_is_refused() -> None:
     at = np.array([0, 1])
     with pytest.raises(ValueError, match="scores: expected numbers from 0 to 1"):
-        doubt([1.2])
-    with pytest.raises(ValueError, match=r"row 1 sums to 1\.500"):
-        class_entropy([[0.5, 0.5], [0.9, 0.6]])
-    with pytest.raises(ValueError, match="at least two classes"):
-        class_margin([[0.5]])
+        presence_entropy([1.2])
+    with pytest.raises(ValueError, match=r"expected shape \(P,\)"):
+        presence_entropy([[0.5]])
     bad: list[tuple[Any, ...]] = [(at, [0.5, np.nan], 2, "max"), (at, [0.5], 2, "max"), (at, [0.5, 0.5], 1, "max")]
     bad += [(at, [0.5, 0.5], 2, "best")]
     for arguments in bad:
