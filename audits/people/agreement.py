@@ -61,7 +61,13 @@ class Pairs:
 
 
 def agreement(items: Ints, labels: Ints, *, resamples: int = _RESAMPLES, seed: int = 0) -> Agreement:
-    """Raw agreement, Krippendorff's alpha and Fleiss' kappa with intervals; one answer of an annotator an item."""
+    """Raw agreement, Krippendorff's alpha and Fleiss' kappa with intervals; one answer of an annotator an item.
+
+    Raw: the share of an item's pairs of answers that are alike, mean over the items with two answers or more. Alpha is
+    nominal, with any number of answers an item (Krippendorff, "Computing Krippendorff's alpha-reliability", 2011). Kappa
+    of many raters (Fleiss, Psychological Bulletin 76, 1971) asks for as many answers of every item: where the numbers
+    vary, each item counts as one in the observed agreement, each answer as one in the class shares.
+    """
     tally = _Tally.of(items, labels)
     measures = (_raw, _alpha, _fleiss)
     draws = [[measure(tally, weights) for measure in measures] for weights in tally.resampled(resamples, seed)]
@@ -72,27 +78,6 @@ def agreement(items: Ints, labels: Ints, *, resamples: int = _RESAMPLES, seed: i
     answers = int(tally.repeats @ tally.size)
     raters = (int(tally.size.min(initial=answers)), int(tally.size.max(initial=0)))
     return Agreement(raw, alpha, fleiss, int(tally.repeats.sum()), answers, raters)
-
-
-def raw_agreement(items: Ints, labels: Ints) -> float:
-    """The share of an item's pairs of answers that are alike, mean over the items with two answers or more."""
-    return agreement(items, labels, resamples=0).raw.value
-
-
-def krippendorff_alpha(items: Ints, labels: Ints) -> float:
-    """Nominal alpha; any number of answers an item, those of items with a single one are left out.
-
-    Krippendorff, "Computing Krippendorff's alpha-reliability" (2011).
-    """
-    return agreement(items, labels, resamples=0).alpha.value
-
-
-def fleiss_kappa(items: Ints, labels: Ints) -> float:
-    """Kappa of many raters. Fleiss, Psychological Bulletin 76 (1971), asks for as many answers of every item.
-
-    Where the numbers vary each item counts as one in the observed agreement, each answer as one in the class shares.
-    """
-    return agreement(items, labels, resamples=0).fleiss.value
 
 
 def cohen_kappa(first: Ints, second: Ints, *, resamples: int = 0, seed: int = 0) -> Estimate:

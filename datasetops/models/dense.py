@@ -54,11 +54,6 @@ class DenseLite0:
         return np.concatenate(parts, axis=2)
 
 
-def dense_features(image: Image.Image, side: int = SIDE, *, cache: Path) -> Floats:
-    """`DenseLite0.cells` of one image. For many images open the network once."""
-    return DenseLite0(cache).cells(image, side)
-
-
 def scaled_size(width: int, height: int, side: int) -> tuple[int, int]:
     """Width and height in pixels: multiples of 32, the longer one nearest to `side`, the aspect kept as far as may be.
 

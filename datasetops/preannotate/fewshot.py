@@ -7,7 +7,7 @@ count, the shrinkage and the temperature are chosen by cross-validated log loss 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,22 +50,6 @@ class Learned:
     probabilities: Floats
     log_loss: float
     chosen: dict[str, float]
-
-
-def fewshot_probabilities(
-    labeled: npt.NDArray[Any], labels: Sequence[str], rest: npt.NDArray[Any], classes: Sequence[str]
-) -> Floats:
-    """Probabilities (N, K) of the classes for the rest (N, D), from the labels (L,) of the labeled items (L, D).
-
-    Raises ValueError for a label that is none of the classes, ModelError where fewer than two classes have labels.
-    """
-    codes = {name: code for code, name in enumerate(classes)}
-    if unknown := sorted(set(labels) - codes.keys()):
-        raise ValueError(f"labels: expected names of classes; got {unknown[0]!r}")
-    known = np.array([codes[name] for name in labels], dtype=np.int64)
-    features = np.concatenate([labeled, rest])
-    given = np.concatenate([known, np.full(len(rest), -1, dtype=np.int64)])
-    return learn(features, given, len(classes)).probabilities[len(known) :]
 
 
 def learn(

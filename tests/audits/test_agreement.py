@@ -9,11 +9,8 @@ from datasetops.audits.people.agreement import (
     agreement,
     box_agreement,
     cohen_kappa,
-    fleiss_kappa,
-    krippendorff_alpha,
     pairs_within,
     pairwise_agreement,
-    raw_agreement,
 )
 
 # Krippendorff, "Computing Krippendorff's alpha-reliability" (2011), section C: four observers, twelve units.
@@ -55,11 +52,13 @@ def crowd(seed: int, *, missing: float) -> tuple[np.ndarray, np.ndarray, np.ndar
 def test_published_tables() -> None:
     units = np.array(UNITS)
     who, item = np.nonzero(units)
-    assert krippendorff_alpha(item, units[who, item]) == pytest.approx(0.743, abs=5e-4)
+    assert agreement(item, units[who, item], resamples=0).alpha.value == pytest.approx(0.743, abs=5e-4)
     counts = np.array(SUBJECTS)
     subject, category = np.nonzero(counts)
     times = counts[subject, category]
-    assert fleiss_kappa(np.repeat(subject, times), np.repeat(category, times)) == pytest.approx(0.210, abs=5e-4)
+    assert agreement(np.repeat(subject, times), np.repeat(category, times), resamples=0).fleiss.value == pytest.approx(
+        0.210, abs=5e-4
+    )
     first, second = np.nonzero(TWO_RATERS)
     times = np.array(TWO_RATERS)[first, second]
     assert cohen_kappa(np.repeat(first, times), np.repeat(second, times)).value == pytest.approx(0.676, abs=5e-4)
@@ -70,14 +69,14 @@ def test_alpha_equals_that_of_krippendorff(seed: int) -> None:
     krippendorff = pytest.importorskip("krippendorff")
     items, _, labels, wide = crowd(seed, missing=0.7)  # some items with one answer, some with none
     expected = krippendorff.alpha(wide.T, level_of_measurement="nominal")
-    assert krippendorff_alpha(items, labels) == pytest.approx(expected, abs=1e-12)
+    assert agreement(items, labels, resamples=0).alpha.value == pytest.approx(expected, abs=1e-12)
 
 
 def test_fleiss_equals_that_of_statsmodels() -> None:
     rater = pytest.importorskip("statsmodels.stats.inter_rater")
     items, _, labels, wide = crowd(1, missing=0.0)
     table = np.stack([(wide == k).sum(axis=1) for k in range(4)], axis=1)
-    assert fleiss_kappa(items, labels) == pytest.approx(rater.fleiss_kappa(table), abs=1e-12)
+    assert agreement(items, labels, resamples=0).fleiss.value == pytest.approx(rater.fleiss_kappa(table), abs=1e-12)
 
 
 def test_pairs_equal_those_of_scikit_learn() -> None:
@@ -102,13 +101,15 @@ def test_all_agree_and_nobody_to_agree_with() -> None:
     found = agreement(items, labels)
     assert (found.raw.value, found.alpha.value, found.fleiss.value) == (1, 1, 1)
     assert (found.items, found.answers, found.raters) == (2, 4, (2, 2))
-    assert np.isnan(krippendorff_alpha(items, np.zeros(5, dtype=int)))  # one class: chance explains everything
-    assert raw_agreement(items, np.zeros(5, dtype=int)) == 1
+    assert np.isnan(
+        agreement(items, np.zeros(5, dtype=int), resamples=0).alpha.value
+    )  # one class: chance explains everything
+    assert agreement(items, np.zeros(5, dtype=int), resamples=0).raw.value == 1
     alone = agreement(np.arange(4), np.array([0, 1, 0, 1]))
     assert np.isnan([alone.raw.value, alone.alpha.value, alone.fleiss.value, alone.alpha.low]).all()
     nobody = np.empty(0, dtype=np.int64)
     assert np.isnan(cohen_kappa(nobody, nobody, resamples=5).value)
-    assert np.isnan(krippendorff_alpha(nobody, nobody))
+    assert np.isnan(agreement(nobody, nobody, resamples=0).alpha.value)
     assert not len(pairwise_agreement(np.arange(3), np.arange(3), np.arange(3)).first)
 
 

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from datasetops.errors import ModelError
 from datasetops.preannotate.discriminant import best_temperature, discriminants, log_loss, softmax
-from datasetops.preannotate.fewshot import fewshot_probabilities, learn
+from datasetops.preannotate.fewshot import learn
 
 pytestmark = pytest.mark.slow
 
@@ -104,17 +104,13 @@ def test_groups_do_not_teach_their_own() -> None:
     assert held > 1.0  # as good as knowing nothing: log 3 is 1.1
 
 
-def test_names_in_names_order(digits: Any) -> None:
+def test_a_class_without_labels_has_no_chance(digits: Any) -> None:
     features, truth = digits
     given = some_labels(truth, 10)
-    names = [f"digit {number}" for number in range(10)]
-    labels = [names[number] for number in given[given >= 0]]
-    found = fewshot_probabilities(features[given >= 0], labels, features[given < 0], [*names, "never seen"])
+    found = learn(features, given, 11).probabilities[given < 0]
     assert found.shape == ((given < 0).sum(), 11)
     assert (found[:, 10] == 0).all()
     assert right(found, truth[given < 0], slice(None)) > 0.88
-    with pytest.raises(ValueError, match="labels: expected names of classes; got 'digit 3'"):
-        fewshot_probabilities(features[:1], ["digit 3"], features[1:], ["digit 1", "digit 2"])
 
 
 def test_unreadable_items_are_left_out(digits: Any) -> None:
