@@ -74,14 +74,14 @@ def _lines(done: Erasure) -> list[str]:
     if done.versions:
         lines.append(f"Held by {counted(len(done.versions), 'version')}: {done.versions[0]} to {done.versions[-1]}.")
     if done.images:
-        lines.append(f"{done.images:,} images copied into the store go, too: they belong to nothing else.")
+        lines.append(f"Images copied into the store that go, too, since they belong to nothing else: {done.images:,}.")
     if done.shared:
         lines.append(
-            f"{done.shared:,} images stay where they are: other samples, which are not erased, are the same file."
+            f"Images that stay, since other samples, which are not erased, are the same file: {done.shared:,}."
         )
     if done.akin:
         lines.append(
-            f"{done.akin:,} other samples of the newest version are of the same group, or the same file, and stay. "
+            f"Other samples of the newest version, of the same group or the same file, that stay: {done.akin:,}. "
             'A whole group: --where "\\"group\\" = \'NAME\'"'
         )
     if done.sealed:
@@ -100,8 +100,8 @@ def _lines(done: Erasure) -> list[str]:
             f"Files beside the store that name them; delete or rewrite them: {', '.join(done.files[:_SHOWN])}{more}."
         )
     if done.done:
-        lines.append(f"{len(done.digests):,} rows are gone; their digests stay, so every version still verifies.")
-        lines.append(f"{len(done.objects):,} records were rewritten or deleted.")
+        lines.append(f"{counted(len(done.digests), 'row')} gone; the digests stay, so every version still verifies.")
+        lines.append(f"Records rewritten or deleted: {len(done.objects):,}.")
         lines.append(f"Certificate: erasures/{done.event_id}.json in the store.")
     lines.append("Out of reach of this command:")
     return [*lines, *(f"  {line}" for line in done.reach)]

@@ -272,7 +272,7 @@ def test_what_stays_is_told(root: Path) -> None:
     (root / "reports" / "v1.html").write_text("<li>visit-003</li>")
     (root / "notes.md").write_text("visit-004 is blurred; visit-0031 is not.")
     words = done(root, "erase", "--sample", "visit-003", "--reason", "asked to")
-    assert "1 other samples of the newest version are of the same group" in words
+    assert "Other samples of the newest version, of the same group or the same file, that stay: 1." in words
     assert "delete or rewrite them: reports/v1.html." in words
     told = json.loads(done(root, "erase", "--sample", "visit-003", "--reason", "asked to", "--yes", "--json"))
     assert (told["files"], told["akin"]) == (["reports/v1.html"], 1)
