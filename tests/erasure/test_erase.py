@@ -139,7 +139,7 @@ def test_nothing_of_the_items_is_left_and_versions_verify(root: Path, used: Path
     certificate = tmp_path / "certificate.json"
     told = done(root, "erase", "--where", "\"group\" = 'patient-9'", "--reason", "asked to", "--yes",
                 "--certificate", str(certificate))  # fmt: skip
-    assert "their digests stay" in told
+    assert "the digests stay" in told
     check_gone(root, words)
     after = Repository.open(root)
     assert {name: after.version(name).digest for name in digests} == digests
